@@ -1,0 +1,157 @@
+"""Commands that make an artifact: erase, methods."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..concept import KINDS, Concept
+from ..errors import UsageError
+from .common import SEED, Bars, evaluation_table, json_option, main, print_result, quiet_libraries, size_options
+
+
+@main.command()
+@click.argument("concepts", nargs=-1, metavar="CONCEPT...")
+@click.option("--plan", type=click.Path(path_type=Path), help="What `identify -o` wrote, in place of CONCEPT.")
+@click.option("--base", "source", required=True, help='"demo", a diffusers folder, or a Hub id.')
+@click.option("--revision", help="Commit, tag or branch of a Hub id.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Artifact folder to make.")
+@click.option("--method", default="anchor", help="See `unlearn-export methods`.")
+@click.option("-O", "options", multiple=True, metavar="KEY=VALUE", help="Hyper-parameter of the method; repeatable.")
+@click.option("--kind", type=click.Choice(KINDS), default="object", help="Chooses the prompt templates.")
+@click.option("--alias", "aliases", multiple=True, help="Another word for the (only) concept; repeatable.")
+@click.option("--anchor", default="", help="What it becomes. [default: the nearest known neighbour]")
+@click.option("--retain", multiple=True, help="A neighbour that must survive; repeatable.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, in place of the base's own.")
+@click.option("--seed", default=0, type=SEED, help="Same seed, same bytes, on one machine.")
+@click.option("--no-onnx", is_flag=True, help="Skip the ONNX graph.")
+@click.option("--no-evaluate", is_flag=True, help="Skip the evaluation.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete.")
+@click.option("--device", default="cpu", help="Where to edit: cpu, cuda, cuda:1 …")
+@size_options
+@json_option
+def erase(
+    concepts: tuple[str, ...],
+    plan: Path | None,
+    source: str,
+    revision: str | None,
+    out: Path,
+    method: str,
+    options: tuple[str, ...],
+    kind: Any,
+    aliases: tuple[str, ...],
+    anchor: str,
+    retain: tuple[str, ...],
+    images: Path | None,
+    seed: int,
+    no_onnx: bool,
+    no_evaluate: bool,
+    overwrite: bool,
+    device: str,
+    t2v: tuple[str, ...],
+    scorer: str | None,
+    as_json: bool,
+    **size: Any,
+) -> None:
+    """Erase concepts from a base's text encoder and write the artifact folder.
+
+    Example: unlearn-export erase pizza --base demo -o out
+    """
+    if not concepts and not plan:
+        raise UsageError("nothing to erase: name a concept, such as pizza, or give a --plan")
+    if aliases and len(concepts) > 1:
+        raise UsageError("--alias belongs to one concept: erase several with a call each, or leave it out")
+    if revision and (source == "demo" or Path(source).is_dir()):
+        raise UsageError(f"--revision belongs to a Hub id, and {source} is none: leave it out")
+    from ..artifact import check_free
+
+    check_free(out, overwrite=overwrite)
+    wanted = _planned(plan) if plan else [Concept(name, kind, aliases, anchor, retain) for name in concepts]
+    pairs = dict(_pair(text) for text in options)
+    quiet_libraries()
+    from ..methods import make_method
+
+    eraser = make_method(method, pairs)
+    from ..base import load_base
+    from ..evaluation import Size
+    from ..stages import Assessment, build, summary
+
+    base = load_base(source, revision, device)
+    with Bars() as hooks:
+        artifact = build(
+            base,
+            wanted,
+            eraser,
+            out,
+            images=images,
+            seed=seed,
+            onnx=not no_onnx,
+            evaluation=None if no_evaluate else Assessment(Size(**size), t2v or None, scorer),
+            overwrite=overwrite,
+            hooks=hooks,
+        )
+    result = summary(artifact) | {"seconds": hooks.seconds}
+    print_result(result, as_json, lambda: _erased_text(result))
+
+
+@main.command()
+@json_option
+def methods(as_json: bool) -> None:
+    """List the erasers and their hyper-parameters.
+
+    Example: unlearn-export methods --json
+    """
+    import inspect
+    from dataclasses import MISSING, fields
+
+    from ..methods import DEFAULT, METHODS
+
+    known: dict[str, dict[str, Any]] = {
+        name: {
+            "summary": (inspect.getdoc(cls) or "").splitlines()[0],
+            "default": name == DEFAULT,
+            "options": {f.name: f.default for f in fields(cls) if f.default is not MISSING},
+        }
+        for name, cls in METHODS.items()
+    }
+
+    def text() -> str:
+        lines = []
+        for name, about in known.items():
+            lines.append(f"{name}{' (default)' if about['default'] else ''}: {about['summary']}")
+            for key, value in about["options"].items():
+                lines.append(f"    -O {key}={'+'.join(value) if isinstance(value, tuple) else value}")
+        return "\n".join(lines)
+
+    print_result(known, as_json, text)
+
+
+def _planned(plan: Path) -> list[Concept]:
+    """The plan's concepts. Raises UsageError where the command line describes concepts too."""
+    from ..plan import read_plan
+
+    given = click.get_current_context()
+    for name in ("concepts", "kind", "aliases", "anchor", "retain"):
+        if given.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            said = {"concepts": "CONCEPT", "aliases": "--alias"}.get(name, f"--{name}")
+            raise UsageError(f"--plan already says what to erase: leave out {said}, or the plan")
+    return read_plan(plan)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise UsageError(f"-O {text!r} is no KEY=VALUE, such as -O steps=80")
+    return key.strip(), value.strip()
+
+
+def _erased_text(result: dict[str, Any]) -> str:
+    lines = [
+        f"{name} → {anchor}" if anchor else name
+        for name, anchor in zip(result["concepts"], result["anchors"], strict=True)
+    ]
+    seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in result["seconds"].items())
+    lines.append(f"{result['path']}: {result['files']} files by {result['method']} ({seconds})")
+    if result["evaluation"]:
+        lines.append(evaluation_table(result["evaluation"]))
+    return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""Commands on an artifact as a package: export, card, verify, push."""
+
+from pathlib import Path
+
+import click
+
+from ..errors import UsageError
+from .common import base_option, folder_argument, json_option, main, print_result, quiet_libraries
+
+
+@main.command()
+@folder_argument
+@base_option
+@click.option("--layout", type=click.Choice(["triton"]), help="Copy the graph that is there into a model repository.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The model repository's folder.")
+@json_option
+def export(folder: Path, source: str | None, layout: str | None, out: Path | None, as_json: bool) -> None:
+    """Export an artifact's encoder to ONNX again, gated by parity with torch.
+
+    With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged.
+
+    Example: unlearn-export export out
+    """
+    if (layout is None) != (out is None):
+        raise UsageError("--layout and --out belong together: --layout triton --out models")
+    from ..artifact import Artifact
+    from ..stages import export as export_stage
+
+    quiet_libraries()
+    artifact = Artifact.open(folder)
+    if out is not None:
+        from serving.triton import write_repository
+
+        model = write_repository(artifact, out)
+        print_result({"path": str(model)}, as_json, lambda: str(model))
+        return
+    artifact.verify()
+    done = export_stage(artifact, source)
+    result = {"path": str(done.path), "max_abs_diff": done.max_abs_diff, "opset": done.opset, "bytes": done.size}
+    print_result(
+        result, as_json, lambda: f"{done.path}: {done.size:,} bytes, max |Δ| from torch {done.max_abs_diff:.1e}"
+    )
+
+
+@main.command()
+@folder_argument
+@click.option("--repo", default="", metavar="OWNER/NAME", help="Hub id to write into the usage snippets.")
+@json_option
+def card(folder: Path, repo: str, as_json: bool) -> None:
+    """Render an artifact's model card again.
+
+    Example: unlearn-export card out --repo owner/name
+    """
+    from ..artifact import CARD, Artifact
+    from ..stages import card as card_stage
+
+    artifact = Artifact.open(folder)
+    artifact.verify()
+    text = card_stage(artifact, repo)
+    path = artifact.path / CARD
+    print_result({"path": str(path), "characters": len(text)}, as_json, lambda: str(path))
+
+
+@main.command()
+@folder_argument
+@json_option
+def verify(folder: Path, as_json: bool) -> None:
+    """Compare every file of an artifact with its manifest; the first that differs is named.
+
+    Example: unlearn-export verify out
+    """
+    from ..artifact import Artifact
+
+    count = Artifact.open(folder).verify()
+    print_result(
+        {"path": str(folder), "files": count}, as_json, lambda: f"{folder}: {count} files are as they were sealed"
+    )
+
+
+@main.command()
+@folder_argument
+@click.argument("repo", metavar="OWNER/NAME")
+@click.option("--public", is_flag=True, help="Make the repository public.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request; into a public repository with --public.")
+@click.option("--tag", help="Tag the commit.")
+@click.option("--message", help="Title of the commit.")
+@click.option("--dry-run", is_flag=True, help="Tell what would be sent, and send nothing.")
+@json_option
+def push(
+    folder: Path,
+    repo: str,
+    public: bool,
+    create_pr: bool,
+    tag: str | None,
+    message: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Publish an artifact on the Hugging Face Hub in one commit, privately unless told otherwise.
+
+    The token comes from HF_TOKEN or the saved login.
+
+    Example: unlearn-export push out owner/name --tag v1
+    """
+    from model_cards import render
+
+    from ..artifact import Artifact
+    from ..hub import push as push_artifact
+
+    artifact = Artifact.open(folder)
+    artifact.verify()
+    text = render(artifact, repo)  # its snippets name the repository
+    done = push_artifact(
+        folder, repo, private=not public, create_pr=create_pr, tag=tag, dry_run=dry_run, message=message, card=text
+    )
+    files = [{"path": path, "bytes": size} for path, size in done.files]
+    result = {"repo": done.repo_id, "url": done.url, "revision": done.revision, "tag": done.tag, "files": files}
+    total = sum(size for _, size in done.files)
+    said = "would send" if dry_run else "sent"
+    print_result(result, as_json, lambda: f"{said} {len(files)} files, {total:,} bytes: {done.url}".rstrip(": "))

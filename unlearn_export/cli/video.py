@@ -1,0 +1,167 @@
+"""Commands that draw clips: generate, serve."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from .common import SEED, Bars, json_option, main, print_result, quiet_libraries
+
+
+@main.command()
+@click.argument("prompt")
+@click.option(
+    "--t2v", "--pipeline", "pipeline", required=True, help='"demo:t2v-motion", a diffusers folder, or a Hub id.'
+)
+@click.option("--encoder", help="Artifact folder or Hub id. [default: the pipeline's own encoder]")
+@click.option("--backend", type=click.Choice(["torch", "onnx"]), default="torch", help="What runs the encoder.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help=".mp4, .gif, .webp, or a .png sheet.")
+@click.option("--negative-prompt", help="What to stay away from.")
+@click.option("--steps", default=20, type=click.IntRange(min=1), help="Denoising steps.")
+@click.option("--frames", default=8, type=click.IntRange(min=1), help="Frames of the clip.")
+@click.option("--fps", default=8, type=click.IntRange(min=1), help="Frames per second.")
+@click.option("--guidance", type=float, help="Classifier-free guidance scale. [default: the pipeline's]")
+@click.option("--seed", default=0, type=SEED, help="Of the noise.")
+@json_option
+def generate(
+    prompt: str,
+    pipeline: str,
+    encoder: str | None,
+    backend: Any,
+    out: Path,
+    negative_prompt: str | None,
+    steps: int,
+    frames: int,
+    fps: int,
+    guidance: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Draw a clip with an edited encoder in a text-to-video pipeline.
+
+    Example: unlearn-export generate "a pizza moving left" --t2v demo:t2v-motion --encoder out -o clip.mp4
+    """
+    from ..media import ENDINGS, save_clip
+
+    if out.suffix.lower() not in ENDINGS:
+        raise UsageError(f"cannot write a clip as {out.name}: the name must end in {', '.join(ENDINGS)}")
+    if backend == "onnx" and not encoder:
+        raise UsageError("--backend onnx needs --encoder: the folder or Hub id that has the graph")
+    quiet_libraries()
+    import torch
+
+    import serving
+
+    pipe = serving.load_pipeline(pipeline, encoder=encoder, backend=backend)
+    if guidance is None and pipeline.startswith("demo:"):
+        from ..demo import GUIDANCE
+
+        guidance = GUIDANCE
+    extra: dict[str, Any] = {} if guidance is None else {"guidance_scale": guidance}
+    still = not hasattr(pipe, "motion_adapter") and "3D" not in type(pipe.unet).__name__
+    if not still:
+        extra["num_frames"] = frames
+    longest = pipe.motion_adapter.config.motion_max_seq_length if hasattr(pipe, "motion_adapter") else frames
+    if frames > longest:
+        raise UsageError(f"--frames {frames} is more than the {longest} that this pipeline's motion adapter knows")
+    bars = Bars()
+    if "callback_on_step_end" in _arguments(pipe):
+
+        def on_step_end(_pipe: Any, step: int, _t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            bars.show("generate", step + 1, steps)
+            return kwargs
+
+        extra["callback_on_step_end"] = on_step_end
+    else:  # TextToVideoSD has the older hook
+        extra["callback"] = lambda step, _t, _latents: bars.show("generate", step + 1, steps)
+    with bars:
+        done = pipe(
+            prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=steps,
+            generator=torch.Generator().manual_seed(seed),
+            **extra,
+        )
+    images = done.images if still else done.frames[0]
+    save_clip(images, out, fps=fps)
+    print_result({"path": str(out), "frames": len(images)}, as_json, lambda: str(out))
+
+
+@main.command()
+@click.argument("source")
+@click.option("--t2v", required=True, metavar="PIPELINE", help='"demo:t2v-unet3d", a diffusers folder, or a Hub id.')
+@click.option("--revision", help="Commit, tag or branch of a pipeline on the Hub.")
+@click.option("--encoder-revision", help="Commit, tag or branch of an encoder on the Hub.")
+@click.option("--backend", type=click.Choice(["torch", "onnx"]), default="torch", help="What runs the encoder.")
+@click.option("--provider", help="Execution provider of ONNX Runtime. [default: CPUExecutionProvider]")
+@click.option("--device", "devices", multiple=True, default=["cpu"], help="One worker for each; repeatable.")
+@click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), help="Of the pipeline.")
+@click.option("--threads", default=0, type=click.IntRange(min=0), help="Of torch in a worker. [default: by size]")
+@click.option("--scheduler", help="A diffusers scheduler to put in, such as LCMScheduler.")
+@click.option("--step-cache", help="A diffusers cache, such as FirstBlockCacheConfig.")
+@click.option("--attention", help="A diffusers attention backend, such as flash.")
+@click.option("--compile", is_flag=True, help="Compile the denoiser.")
+@click.option("--allow-original", is_flag=True, help="Also serve the pipeline's own encoder, as a second model.")
+@click.option("--max-batch", default=4, type=click.IntRange(min=1), help="Requests of equal shape drawn together.")
+@click.option("--max-waiting", default=100, type=click.IntRange(min=1), help="Jobs that may queue; then 429.")
+@click.option("--keep-jobs", default=1000, type=click.IntRange(min=1), help="Ended jobs that are kept.")
+@click.option("--keep-days", default=7.0, type=click.FloatRange(min=0, min_open=True), help="For how long.")
+@click.option("--keep-gb", default=10.0, type=click.FloatRange(min=0, min_open=True), help="In all.")
+@click.option("--data", default="served", type=click.Path(path_type=Path), help="Folder of the jobs and clips.")
+@click.option("--keys", type=click.Path(path_type=Path), help="File of keys; without it, loopback only.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes a free one.")
+def serve(
+    source: str,
+    t2v: str,
+    devices: tuple[str, ...],
+    max_batch: int,
+    max_waiting: int,
+    keep_jobs: int,
+    keep_days: float,
+    keep_gb: float,
+    data: Path,
+    keys: Path | None,
+    host: str,
+    port: int,
+    **choices: Any,
+) -> None:
+    """Serve text-to-video over HTTP with the edited encoder SOURCE: an artifact folder or a Hub id.
+
+    The page is at /, the API at /docs. Keys are made by `python -m serving.keys FILE NAME`.
+
+    Example: unlearn-export serve out --t2v demo:t2v-unet3d --backend onnx
+    """
+    from ..errors import DependencyError
+
+    try:
+        from serving.contract import Settings
+        from serving.engine import LocalEngine
+        from serving.jobs import Retention
+        from serving.server import Options
+        from serving.server import serve as serve_http
+    except ImportError as error:
+        raise DependencyError(f"serving needs {error.name}: pip install 'unlearn-export[serve]'") from error
+    defaults: dict[str, Any] = {}
+    if t2v.startswith("demo:"):
+        from ..demo import FRAMES, GUIDANCE
+
+        defaults = {"num_frames": FRAMES, "guidance_scale": GUIDANCE, "num_inference_steps": 12}
+    options = Options(
+        folder=data,
+        name=t2v.removeprefix("demo:").rstrip("/").rpartition("/")[2] or "t2v",
+        host=host,
+        port=port,
+        keys=keys,
+        waiting=max_waiting,
+        retention=Retention(keep_jobs, keep_days * 86400, int(keep_gb * 1e9)),
+    )
+    engine = LocalEngine(Settings(source, t2v, defaults=defaults, **choices), devices, max_batch=max_batch)
+    serve_http(engine, options, say=click.echo)
+
+
+def _arguments(pipe: Any) -> list[str]:
+    import inspect
+
+    return list(inspect.signature(pipe.__call__).parameters)
