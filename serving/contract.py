@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+ATTEMPTS = 2  # times that a request is begun before it is given up
+VIDEO, THUMBNAIL = "video.mp4", "thumbnail.webp"  # in a request's folder
 Outcome = Literal["started", "step", "completed", "failed", "cancelled", "requeued"]
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from unlearn_export.errors import DependencyError, UnlearnExportError
 
+from .contract import THUMBNAIL, VIDEO
+
 
 @dataclass(frozen=True)
 class Format:
@@ -18,8 +20,8 @@ class Format:
 
 
 FORMATS = {
-    "mp4": Format("video.mp4", "video/mp4"),
-    "thumbnail": Format("thumbnail.webp", "image/webp"),
+    "mp4": Format(VIDEO, "video/mp4"),
+    "thumbnail": Format(THUMBNAIL, "image/webp"),
     "webp": Format("video.webp", "image/webp", ("-c:v", "libwebp_anim", "-quality", "90", "-loop", "0")),
     "gif": Format("video.gif", "image/gif", ("-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse", "-loop", "0")),
     "spritesheet": Format("spritesheet.png", "image/png", ("-vf", "tile={side}x{side}", "-frames:v", "1")),

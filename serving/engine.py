@@ -22,10 +22,9 @@ from typing import Any, Literal
 
 from unlearn_export.errors import UnlearnExportError
 
-from .contract import Health, Outcome, Request, Settings, Update
+from .contract import ATTEMPTS, Health, Outcome, Request, Settings, Update
 
 WORKER = (sys.executable, "-m", "serving.worker")
-ATTEMPTS = 2
 State = Literal["dead", "starting", "idle", "drawing", "refused"]
 
 

@@ -12,11 +12,9 @@ from uuid import uuid4
 
 from unlearn_export.errors import UnlearnExportError
 
-from .contract import Engine, Request, Update
+from .contract import ATTEMPTS, VIDEO, Engine, Request, Update
 from .store import Job, Store
 
-ATTEMPTS = 2
-VIDEO = "video.mp4"
 log = logging.getLogger(__name__)
 Listener = Callable[[Update], None]
 

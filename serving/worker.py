@@ -20,10 +20,9 @@ from typing import Any
 
 from unlearn_export.errors import UnlearnExportError
 
-from .contract import Request, Settings
+from .contract import THUMBNAIL, VIDEO, Request, Settings
 
 BEAT = 0.5  # seconds between signs of life
-VIDEO, THUMBNAIL = "video.mp4", "thumbnail.webp"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
@@ -161,7 +160,7 @@ def write(frames: Any, folder: Path, fps: int) -> None:
     scale = 256 / max(picture.size)
     sides = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture.resize(sides, Image.Resampling.LANCZOS).save(folder / THUMBNAIL, quality=85)
-    save_clip(frames, folder / VIDEO, fps=fps)
+    save_clip(frames, folder / VIDEO, fps=fps, scale=1)
 
 
 def one_line(error: BaseException) -> str:
