@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import secrets
 import sqlite3
@@ -43,8 +44,10 @@ from .schema import (
 )
 from .store import Job
 
+log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page" / "index.html"
 POLL_MS = "500"
+TEND = 10.0  # seconds between rounds of what is due now and then
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"description": text}
     for code, text in {
@@ -74,7 +77,6 @@ def create_app(
     grace: seconds that running jobs get to finish at shutdown. on_change hears "ready" and reasons for not being it.
     """
     limits = limits or Limits()
-    closing = asyncio.Event()
     metrics = Metrics(jobs)
 
     @contextlib.asynccontextmanager
@@ -82,21 +84,23 @@ def create_app(
         jobs.start()
         chores = asyncio.create_task(do_chores())
         yield
-        closing.set()
         chores.cancel()
         await asyncio.to_thread(jobs.stop, grace)
 
     async def do_chores() -> None:
-        said, pruned = "", time.monotonic()
+        said, tended = "", time.monotonic()
         while True:
             health = jobs.engine.health()
             state = "ready" if health.ready else health.reason
             if on_change is not None and state != said:
                 on_change(state)
             said = state
-            if time.monotonic() - pruned > 60:
-                pruned = time.monotonic()
-                await asyncio.to_thread(jobs.prune)
+            if time.monotonic() - tended > TEND:
+                tended = time.monotonic()
+                try:
+                    await asyncio.to_thread(jobs.tend)
+                except (sqlite3.Error, OSError):
+                    log.exception("nothing can be pruned for now")
             await asyncio.sleep(0.2)
 
     app = FastAPI(
@@ -105,7 +109,6 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.jobs = jobs
     app.add_middleware(Guard, body=limits.body, loopback=keys is None)
 
     def caller(request: Request) -> str:
@@ -130,9 +133,8 @@ def create_app(
         hidden = ("t2v", "encoder", "pid", "encoders")
         public = {key: value for key, value in about.items() if key not in hidden}
         known = {name: public}
-        if "original" in about["encoders"]:
-            bare = {"erased": [], "states_moved": 0.0, "fingerprint": "original", "has_evaluation": False}
-            known[f"{name}-original"] = public | bare
+        if original := about["encoders"].get("original"):
+            known[f"{name}-original"] = public | {"erased": [], "states_moved": 0.0, "has_evaluation": False} | original
         return known
 
     def model_view(id: str, about: dict[str, Any]) -> dict[str, Any]:
@@ -154,15 +156,18 @@ def create_app(
         frames = asked.num_frames or (max(1, round(asked.seconds * fps)) if asked.seconds else usual["num_frames"])
         steps = asked.num_inference_steps or usual["num_inference_steps"]
         guidance = usual["guidance_scale"] if asked.guidance_scale is None else asked.guidance_scale
+        most_frames = min(limits.frames, known[model].get("max_frames") or limits.frames)
         for what, value, most in (
             ("prompt", len(asked.prompt), limits.prompt),
             ("negative_prompt", len(asked.negative_prompt), limits.prompt),
-            ("num_frames", frames, limits.frames),
+            ("num_frames", frames, most_frames),
             ("num_inference_steps", steps, limits.steps),
             ("fps", fps, limits.fps),
             ("guidance_scale", guidance, limits.guidance),
-            ("size", width * height, limits.pixels),
+            ("size", width and height and width * height, limits.pixels),
         ):
+            if value is None:
+                raise Refused(400, "invalid_request", f"{what}: this pipeline makes no choice of its own, so give one")
             if value > most:
                 unit = " characters" if "prompt" in what else " pixels" if what == "size" else ""
                 raise Refused(400, "limit_exceeded", f"{what} is {value:g}{unit}: the most is {most:g}")
@@ -324,9 +329,13 @@ def create_app(
         kind = variant if variant != "video" else format or preferred(request.headers.get("accept", ""))
         file, media_type = jobs.folder_of(job) / FORMATS[kind].file, FORMATS[kind].media_type
         if not file.is_file():
-            if not jobs.file(job).is_file():
-                raise Refused(404, "not_found", f"the files of video {id} are gone")
-            jobs.store.grow(id, await convert(jobs.file(job), kind, job.request.num_frames))
+            try:
+                added = await convert(jobs.file(job), kind, job.request.num_frames)
+            except UnlearnExportError as error:
+                if jobs.file(job).is_file():
+                    raise
+                raise Refused(404, "not_found", f"the files of video {id} are gone") from error
+            jobs.store.grow(id, added)
         return FileResponse(
             file, media_type=media_type, filename=f"{id}{file.suffix}", content_disposition_type="inline"
         )
@@ -347,7 +356,7 @@ def create_app(
                 loop.call_soon_threadsafe(changed.set)
 
         with jobs.listening(id, hear):
-            while not closing.is_set():
+            while True:
                 changed.clear()
                 job = jobs.store.get(id, owner)
                 if job is None:
@@ -356,7 +365,7 @@ def create_app(
                 yield f"event: {job.status}\ndata: {view(job).model_dump_json()}\n\n"
                 if job.over:
                     return
-                while not changed.is_set() and not closing.is_set():
+                while not changed.is_set():
                     try:
                         await asyncio.wait_for(changed.wait(), 10)
                     except TimeoutError:

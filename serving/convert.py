@@ -26,11 +26,15 @@ FORMATS = {
     "gif": Format("video.gif", "image/gif", ("-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse", "-loop", "0")),
     "spritesheet": Format("spritesheet.png", "image/png", ("-vf", "tile={side}x{side}", "-frames:v", "1")),
 }
+PATIENCE = 300.0  # seconds for one conversion
 _one_at_a_time = asyncio.Lock()
 
 
 async def convert(video: Path, kind: str, frames: int) -> int:
-    """Write the video in another format beside it, atomically, unless it is there; → the bytes that were added."""
+    """Write the video in another format beside it, atomically, unless it is there; → the bytes that were added.
+
+    Raises UnlearnExportError where there is no ffmpeg, where it fails, or where it takes longer than PATIENCE.
+    """
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
 
@@ -42,13 +46,31 @@ async def convert(video: Path, kind: str, frames: int) -> int:
     async with _one_at_a_time:
         if target.is_file():
             return 0
-        with tempfile.TemporaryDirectory(prefix=".convert-", dir=video.parent) as temp:
-            part = Path(temp) / target.name
-            command = [ffmpeg, "-v", "error", "-nostdin", "-i", str(video), *options, str(part)]
-            process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".convert-", dir=video.parent) as temp:
+                part = Path(temp) / target.name
+                if fault := await run(ffmpeg, "-v", "error", "-nostdin", "-i", str(video), *options, str(part)):
+                    raise UnlearnExportError(f"cannot write {target.name}: {fault}")
+                os.replace(part, target)
+                return target.stat().st_size
+        except TimeoutError as error:
+            raise UnlearnExportError(f"cannot write {target.name} within {PATIENCE:.0f} s") from error
+        except OSError as error:
+            raise UnlearnExportError(f"cannot write {target.name}: {error}") from error
+
+
+async def run(*command: str) -> str:
+    """Run a program to its end, and end it with the task that waits for it; → why it failed, "" where it did not.
+
+    Raises TimeoutError after PATIENCE.
+    """
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(PATIENCE):
             _, said = await process.communicate()
-            if process.returncode or not part.is_file():
-                reason = " ".join(said.decode(errors="replace").split())[-200:]
-                raise UnlearnExportError(f"cannot write {target.name}: {reason}")
-            os.replace(part, target)
-    return target.stat().st_size
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    fault = " ".join(said.decode(errors="replace").split())[-200:]
+    return (fault or f"exit code {process.returncode}") if process.returncode else ""

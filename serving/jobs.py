@@ -5,6 +5,7 @@ import logging
 import shutil
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from unlearn_export.errors import UnlearnExportError
 from .contract import ATTEMPTS, VIDEO, Engine, Request, Update
 from .store import Job, Store
 
+ENDS = ("completed", "failed", "cancelled")
 log = logging.getLogger(__name__)
 Listener = Callable[[Update], None]
 
@@ -50,6 +52,7 @@ class Jobs:
         self.clips = folder / "clips"
         self.on_end: Listener = lambda update: None  # hears each job's end once
         self.pace = 1.0  # seconds from one clip's end to the next's, while there is work; for Retry-After
+        self._unrecorded: deque[Update] = deque()  # ends that the store could not take yet
         self._listeners: dict[str, set[Listener]] = {}
         self._lock = threading.Lock()
 
@@ -117,13 +120,17 @@ class Jobs:
     def file(self, job: Job) -> Path:
         return self.folder_of(job) / VIDEO
 
-    def prune(self) -> int:
-        """Remove what retention does not keep; → how many."""
+    def prune(self) -> None:
+        """Remove what retention does not keep."""
         keep = self.retention
-        surplus = self.store.surplus(keep.count, keep.age, keep.bytes)
-        for id in surplus:
+        for id in self.store.surplus(keep.count, keep.age, keep.bytes):
             self.delete(id)
-        return len(surplus)
+
+    def tend(self) -> None:
+        """To be called now and then: record the ends that could not be written before, and prune."""
+        for _ in range(len(self._unrecorded)):
+            self._on_update(self._unrecorded.popleft())
+        self.prune()
 
     @contextlib.contextmanager
     def listening(self, id: str, listener: Listener) -> Iterator[None]:
@@ -144,6 +151,8 @@ class Jobs:
             self._record(update)
         except (sqlite3.Error, OSError):
             log.exception("job %s: %s was not recorded", update.id, update.outcome)
+            if update.outcome in ENDS:
+                self._unrecorded.append(update)
         with self._lock:
             listeners = list(self._listeners.get(update.id, ()))
         for listener in listeners:
@@ -154,20 +163,20 @@ class Jobs:
             self.store.begin(update.id, update.attempts)
         elif update.outcome == "requeued":
             self.store.requeue([update.id])
-        elif update.outcome == "completed":
-            folder = self.clips / update.id
+        if update.outcome not in ENDS:
+            return
+        folder = self.clips / update.id
+        if update.outcome == "completed":
             size = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
             if self.store.complete(update.id, update.seconds, update.batch, size):
                 busy = sum(v for stage, v in update.seconds.items() if stage != "queue") / update.batch
                 self.pace = 0.8 * self.pace + 0.2 * busy
                 self.on_end(update)
-            else:  # cancelled or deleted in the meantime
-                shutil.rmtree(folder, ignore_errors=True)
-            self.prune()
-        elif update.outcome in ("failed", "cancelled"):
+        else:
             code, message = update.code or "cancelled", update.message or "cancelled on request"
             if self.store.fail(update.id, code, message):
                 self.on_end(replace(update, code=code))
-            job = self.store.get(update.id)
-            if job is None or job.status != "completed":  # what a worker that died had begun to write
-                shutil.rmtree(self.clips / update.id, ignore_errors=True)
+        job = self.store.get(update.id)
+        if job is None or job.status != "completed":  # deleted or cancelled, or a worker died while it wrote
+            shutil.rmtree(folder, ignore_errors=True)
+        self.prune()

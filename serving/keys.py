@@ -36,11 +36,13 @@ class Keys:
         self.path = path
         self._allowance: dict[str, tuple[float, float]] = {}
         self._read()
+        if not self._keys:
+            raise UsageError(f"no keys in {path}: make one with python -m serving.keys {path} NAME")
 
     def find(self, token: str) -> Key | None:
         """The key that this token is, if it is one. Only hashes are compared: a lookup tells nothing about a token."""
         with contextlib.suppress(OSError, UsageError):  # a file that is being edited leaves the keys as they were
-            if self.path.stat().st_mtime_ns != self._stamp:
+            if self._changed() != self._stamp:
                 self._read()
         return self._keys.get(digest(token))
 
@@ -56,11 +58,13 @@ class Keys:
         return 0.0 if admitted else (1 - left) * 60 / key.per_minute
 
     def _read(self) -> None:
-        self._stamp = self.path.stat().st_mtime_ns if self.path.exists() else 0
-        keys = {key.sha256: key for key in read(self.path)}
-        if not keys:
-            raise UsageError(f"no keys in {self.path}: make one with python -m serving.keys {self.path} NAME")
-        self._keys = keys
+        stamp = self._changed()
+        self._keys = {key.sha256: key for key in read(self.path)}
+        self._stamp = stamp
+
+    def _changed(self) -> int:
+        """When the file was changed; 0 where there is none."""
+        return self.path.stat().st_mtime_ns if self.path.exists() else 0
 
 
 def digest(token: str) -> str:

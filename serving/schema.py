@@ -8,6 +8,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 
+MOST = 1_000_000  # of any number here; what the server really allows is in its ``Limits``
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -29,12 +31,12 @@ class VideoRequest(BaseModel):
 
     prompt: str = Field(min_length=1)
     model: str | None = Field(None, description="One of `/v1/models`")
-    seconds: float | None = Field(None, gt=0, description="Length of the clip; `num_frames` is more exact")
+    seconds: float | None = Field(None, gt=0, le=3600, description="Length of the clip; `num_frames` is more exact")
     size: str | None = Field(None, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", description="WIDTHxHEIGHT in pixels")
-    num_frames: int | None = Field(None, ge=1)
-    fps: int | None = Field(None, ge=1)
-    num_inference_steps: int | None = Field(None, ge=1)
-    guidance_scale: float | None = Field(None, ge=0)
+    num_frames: int | None = Field(None, ge=1, le=MOST)
+    fps: int | None = Field(None, ge=1, le=MOST)
+    num_inference_steps: int | None = Field(None, ge=1, le=MOST)
+    guidance_scale: float | None = Field(None, ge=0, le=MOST)
     negative_prompt: str = ""
     seed: int | None = Field(None, ge=0, lt=2**63, description="Same seed, same clip; drawn by lot where left out")
 

@@ -114,6 +114,22 @@ def test_what_is_served_is_told(server):
     refused(server.http.get("/v1/models/toy/evaluation"), 404, "not_found")
 
 
+def test_each_model_tells_its_own_encoder_s_backend(tmp_path):
+    with toy_server(tmp_path, backend="onnx", allow_original=True) as server:
+        told = [(m["id"], m["backend"], m["fingerprint"]) for m in server.http.get("/v1/models").json()["data"]]
+        assert told == [("toy", "onnx", "f" * 64), ("toy-original", "torch", "original")]
+
+
+def test_what_the_pipeline_cannot_draw_is_refused_before_it_is_queued(tmp_path):
+    defaults = {"num_frames": None, "width": None}
+    with toy_server(tmp_path, defaults=defaults) as server:
+        order = lambda **body: server.http.post("/v1/videos", json={"prompt": "x"} | body)  # noqa: E731
+        refused(order(size="16x16"), 400, "invalid_request", "num_frames: this pipeline makes no choice of its own")
+        refused(order(num_frames=2), 400, "invalid_request", "size: this pipeline")
+        refused(order(num_frames=33, size="16x16"), 400, "limit_exceeded", "the most is 32")
+        assert order(num_frames=32, size="16x16").status_code == 200
+
+
 def test_an_idempotency_key_gives_the_same_job(server):
     order = lambda **body: server.http.post("/v1/videos", json=body, headers={"Idempotency-Key": "once"})  # noqa: E731
     first, again = order(prompt="a car"), order(prompt="a car")
@@ -132,7 +148,11 @@ def test_an_idempotency_key_gives_the_same_job(server):
         ({"prompt": "x", "negative_prompt": "x" * 101}, ("negative_prompt",)),
         ({"prompt": "x", "num_frames": 21}, ("num_frames is 21", "20")),
         ({"prompt": "x", "num_frames": 0}, ("num_frames",)),
-        ({"prompt": "x", "seconds": 1e9}, ("num_frames is", "20")),
+        ({"prompt": "x", "seconds": 3600}, ("num_frames is 28800", "20")),
+        ({"prompt": "x", "seconds": 1e308}, ("seconds",)),
+        ({"prompt": "x", "num_frames": 10**400}, ("num_frames",)),
+        ({"prompt": "x", "fps": 10**400}, ("fps",)),
+        ({"prompt": "x", "guidance_scale": 1e308}, ("guidance_scale",)),
         ({"prompt": "x", "num_inference_steps": 101}, ("num_inference_steps is 101",)),
         ({"prompt": "x", "guidance_scale": -1}, ("guidance_scale",)),
         ({"prompt": "x", "size": "16"}, ("size",)),
@@ -163,6 +183,8 @@ def test_other_wrong_requests(server):
     refused(post("/v1/videos", json={"prompt": "x" * 30_000}), 413, "too_large")
     chunks = (b"x" * 1000 for _ in range(30))
     refused(post("/v1/videos", content=chunks, headers={"Content-Type": "application/json"}), 413, "too_large")
+    chunks = (b"x" * 1000 for _ in range(30))
+    refused(post("/v2/models/toy-text-encoder/infer", content=chunks), 413, "too_large")
     for answer in (
         server.http.get("/v1/videos/none"),
         server.http.delete("/v1/videos/none"),
@@ -177,6 +199,7 @@ def test_without_keys_only_this_machine_s_own_requests_are_answered(server):
     get = lambda **headers: server.http.get("/v1/models", headers=headers).status_code  # noqa: E731
     assert get() == get(Origin=server.url) == get(Host="localhost:1") == 200
     assert get(Host="evil.example") == get(Origin="https://evil.example") == get(Origin="null") == 403
+    assert get(Origin="http://[x") == get(Host="[x") == 403
     assert "access-control-allow-origin" not in server.http.get("/v1/models", headers={"Origin": server.url}).headers
 
 

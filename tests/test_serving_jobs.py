@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 from serving_client import TESTS, toy_server
 from toy_worker import colour
 
-from serving.contract import Request, Update
+from serving import api
+from serving.contract import Health, Request, Update
 from serving.jobs import Jobs
+from unlearn_export.errors import UnlearnExportError
 
 
 def is_own_clip(server, id: str, seed: int) -> bool:
@@ -216,6 +220,9 @@ class Still:
     def progress(self, id):
         return 0, 0
 
+    def health(self):
+        return Health(True)
+
     def stop(self, deadline):
         return []
 
@@ -261,3 +268,54 @@ def test_listeners_hear_until_they_leave(jobs):
         jobs.engine.tell(Update(job.id, "started", attempts=1))
     jobs.engine.tell(Update(job.id, "completed"))
     assert [update.outcome for update in heard] == ["started"] and not jobs._listeners
+
+
+def test_an_end_that_could_not_be_written_is_recorded_later_and_once(jobs, monkeypatch):
+    ends, heard = [], []
+    jobs.on_end = ends.append
+    done, failed = ordered(jobs), ordered(jobs)
+    with monkeypatch.context() as full:
+        for change in ("complete", "fail"):
+            full.setattr(jobs.store, change, disk_full)
+        with jobs.listening(done.id, heard.append):
+            jobs.engine.tell(Update(done.id, "completed"))
+            jobs.engine.tell(Update(failed.id, "failed", code="failed"))
+            jobs.tend()
+        assert {jobs.store.get(job.id).status for job in (done, failed)} == {"queued"} and not ends
+    with monkeypatch.context() as full:
+        full.setattr(jobs.store, "surplus", disk_full)  # what comes after the end fails
+        with pytest.raises(sqlite3.OperationalError):
+            jobs.tend()
+    jobs.tend()
+    assert [jobs.store.get(job.id).status for job in (done, failed)] == ["completed", "failed"]
+    assert jobs.file(done).exists() and not jobs.file(failed).exists() and len(ends) == 2
+
+
+def disk_full(*_, **__):
+    raise sqlite3.OperationalError("database or disk is full")
+
+
+def test_what_is_due_now_and_then_goes_on_after_a_full_disk(jobs, monkeypatch):
+    rounds = threading.Semaphore(0)
+
+    def tend():
+        rounds.release()
+        disk_full()
+
+    monkeypatch.setattr(jobs, "tend", tend)
+    monkeypatch.setattr(api, "TEND", 0.0)
+    with TestClient(api.create_app(jobs)):
+        assert all(rounds.acquire(timeout=30) for _ in range(2))
+
+
+def test_a_job_that_is_deleted_while_its_clip_is_converted_is_not_found(jobs, monkeypatch):
+    job = ordered(jobs)
+    jobs.engine.tell(Update(job.id, "completed"))
+
+    async def convert(*_):
+        jobs.delete(job.id)
+        raise UnlearnExportError("no such file")
+
+    monkeypatch.setattr(api, "convert", convert)
+    client = TestClient(api.create_app(jobs), base_url="http://127.0.0.1")
+    assert client.get(f"/v1/videos/{job.id}/content?format=gif").status_code == 404

@@ -28,8 +28,11 @@ def test_keys_come_and_go_while_serving(tmp_path):
     path.write_text("{ half a file")
     assert live.find(ann).name == "ann"
     path.unlink()
-    add(path, "eve")
-    assert live.find(ann) is None
+    assert live.find(ann) is None  # without a file there are no keys
+    eve = add(path, "eve")
+    assert live.find(ann) is None and live.find(eve).name == "eve"
+    path.write_text('{"keys": []}')
+    assert live.find(eve) is None
 
 
 def test_the_allowance_refills_evenly(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_what_is_wrong_is_told(page):
     page.get_by_text("Choices").click()
     page.get_by_label("Frames", exact=True).fill("1000")
     page.get_by_role("button", name="Draw").click()
-    page.get_by_role("alert").get_by_text("num_frames is 1000: the most is 128").wait_for()
+    page.get_by_role("alert").get_by_text("num_frames is 1000: the most is 32").wait_for()
 
 
 def test_nothing_comes_from_elsewhere_and_a_phone_needs_no_sideways_scrolling(browser, server):

@@ -13,8 +13,9 @@ from serving.server import Options, serve
 
 def main() -> None:
     options = json.loads(sys.argv[2])
+    settings = {name: options.pop(name) for name in ("backend", "allow_original", "defaults") if name in options}
     engine = LocalEngine(
-        Settings(options.pop("source", "toy"), "toy"),
+        Settings(options.pop("source", "toy"), "toy", **settings),
         options.pop("devices", ["cpu"]),
         max_batch=options.pop("max_batch", 4),
         patience=Patience(restart=0.05, step=options.pop("step", 600)),

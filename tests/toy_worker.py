@@ -20,9 +20,10 @@ from unlearn_export.errors import EncoderError
 DEFAULTS = {"width": 16, "height": 16, "num_frames": 2, "num_inference_steps": 3, "guidance_scale": 3.0, "fps": 8}
 
 
-def colour(seed: int) -> tuple[int, int, int]:
-    """The one colour of a seed's clip."""
-    return seed * 40 % 256, seed * 90 % 256, seed * 160 % 256
+def colour(seed: int, encoder: str = "edited") -> tuple[int, int, int]:
+    """The one colour of a seed's clip; with the original encoder it is another."""
+    red, green, blue = seed * 40 % 256, seed * 90 % 256, seed * 160 % 256
+    return (red, green, blue) if encoder == "edited" else (blue, 255 - red, green)
 
 
 class Toy:
@@ -35,11 +36,15 @@ class Toy:
         self.embeddings = SimpleNamespace(hits=0, misses=0)
 
     def describe(self) -> dict[str, Any]:
+        encoders = {"edited": {"backend": self.settings.backend, "provider": "cpu", "fingerprint": "f" * 64}}
+        if self.settings.allow_original:
+            encoders["original"] = {"backend": "torch", "provider": "cpu", "fingerprint": "original"}
         return {
             "pipeline": "Toy", "t2v": self.settings.t2v, "encoder": self.settings.source, "fingerprint": "f" * 64,
             "erased": [{"name": "pizza", "kind": "object", "aliases": [], "anchor": "hamburger"}],
             "states_moved": 0.5, "backend": self.settings.backend, "provider": "cpu", "device": self.device,
-            "encoders": ["edited"], "multiple_of": 8, "defaults": DEFAULTS, "pid": os.getpid(),
+            "encoders": encoders, "multiple_of": 8, "max_frames": 32, "defaults": DEFAULTS | self.settings.defaults,
+            "pid": os.getpid(),
         }  # fmt: skip
 
     def draw(self, requests: Sequence[Request], on_step: Callable[[int, int], None]) -> Any:
@@ -49,7 +54,7 @@ class Toy:
                 self.misbehave(request.prompt.split(" ")[0], Path(request.folder), len(requests))
             time.sleep(0.1 if "slow" in requests[0].prompt else 0.01)
             on_step(step + 1, requests[0].num_inference_steps)
-        frames = [np.full((r.num_frames, r.height, r.width, 3), colour(r.seed)) / 255 for r in requests]
+        frames = [np.full((r.num_frames, r.height, r.width, 3), colour(r.seed, r.encoder)) / 255 for r in requests]
         seconds = {"encode": 0.0, "denoise": 0.01, "decode": 0.0}
         return SimpleNamespace(frames=np.stack(frames), seconds=seconds)
 
