@@ -4,11 +4,15 @@ import shutil
 
 import pytest
 from serving_client import toy_server
+from toy_worker import colour
 
 from serving.keys import add
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# a frame of the clip is there; a Chromium built without H.264 has at least asked for it and got an mp4
+PLAYS = """film => film.videoWidth === 16 ||
+!film.canPlayType('video/mp4; codecs="avc1.64000a"') && film.error?.code === MediaError.MEDIA_ERR_SRC_NOT_SUPPORTED"""
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: apt-get install chromium")
 
 
@@ -22,7 +26,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with toy_server(tmp_path_factory.mktemp("served")) as running:
+    with toy_server(tmp_path_factory.mktemp("served"), allow_original=True) as running:
         yield running
 
 
@@ -50,13 +54,67 @@ def test_order_watch_and_play(page, server):
     page.wait_for_function("() => document.querySelector('progress').value > 10")
     film = page.locator("video").first
     film.wait_for()
-    page.wait_for_function(
-        "() => document.querySelector('video').videoWidth > 0 || document.querySelector('video').error"
-    )
+    page.wait_for_function(f"() => ({PLAYS})(document.querySelector('video'))")
     assert page.get_by_text("slow <b>car</b>").is_visible() and page.get_by_text("seed 4").is_visible()
     page.get_by_label("Delete slow").click()
     film.wait_for(state="detached")
     assert server.http.get("/v1/videos").json()["data"] == []
+
+
+COLOUR = """film => { if (!film.videoWidth) return null; const c = document.createElement("canvas").getContext("2d"); c.drawImage(film, 0, 0);
+return [...c.getImageData(8, 8, 1, 1).data].slice(0, 3); }"""
+
+
+def test_before_and_after_stand_side_by_side(page, server):
+    page.get_by_label("Prompt").fill("a pair")
+    page.get_by_label("also with the original encoder").check()
+    page.get_by_text("Choices").click()
+    page.get_by_label("Seed").fill("4")
+    page.get_by_role("button", name="Draw").click()
+    card = page.locator("#gallery li").filter(has=page.locator("video").nth(1))
+    card.wait_for()
+    assert card.locator("figcaption").all_inner_texts() == ["Before (original)", "After (edited)"]
+    page.wait_for_function(f"() => [...document.querySelectorAll('.pair video')].every({PLAYS})")
+    for film, encoder in zip(card.locator("video").all(), ("original", "edited"), strict=True):
+        drawn = film.evaluate(COLOUR)
+        assert drawn is None or max(abs(a - b) for a, b in zip(drawn, colour(4, encoder), strict=True)) < 16
+    left, right = (film.bounding_box() for film in card.locator("video").all())
+    assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+    page.get_by_label("Delete a pair").click()
+    card.wait_for(state="detached")
+    assert server.http.get("/v1/videos").json()["data"] == []
+
+
+def test_an_error_goes_when_the_server_is_back(page, server):
+    again = "document.dispatchEvent(new Event('visibilitychange'))"
+    page.get_by_text("ready", exact=True).wait_for()
+    page.route("**/*", lambda route: route.abort())
+    page.evaluate(again)
+    page.get_by_role("alert").get_by_text("The server cannot be reached.").wait_for()
+    page.unroute("**/*")
+    page.evaluate(again)
+    page.get_by_role("alert").get_by_text("The server cannot be reached.").wait_for(state="detached")
+
+
+def test_earlier_ones_go_on_from_what_is_still_there(browser, server):
+    ids = [server.ended(server.order(f"number {i}")["id"])["id"] for i in range(5)]
+    page = browser.new_page()
+    page.route("**/v1/videos?limit=50*", lambda route: route.continue_(url=route.request.url.replace("50", "2", 1)))
+    page.goto(server.url)
+    page.get_by_text("number 4").wait_for()
+    page.get_by_label("Delete number 3").click()  # the last one of its page
+    page.get_by_text("number 2").wait_for()
+    server.http.delete(f"/v1/videos/{ids[2]}")  # unknown to the page, it is the last one now
+    page.get_by_role("button", name="Earlier ones").click()
+    page.get_by_text("number 0").wait_for()
+    assert page.locator("#gallery .prompt").all_inner_texts() == ["number 4", "number 1", "number 0"]
+    assert page.get_by_role("alert").inner_text() == ""
+    assert page.get_by_role("button", name="Earlier ones").is_hidden()
+    page.get_by_label("Delete number 0").click()
+    page.get_by_text("number 0").wait_for(state="detached")
+    page.close()
+    for id in ids:
+        server.http.delete(f"/v1/videos/{id}")
 
 
 def test_an_order_before_the_model_is_told_is_no_less_an_order(browser, server):
