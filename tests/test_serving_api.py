@@ -117,7 +117,7 @@ def test_what_is_served_is_told(server):
 def test_each_model_tells_its_own_encoder_s_backend(tmp_path):
     with toy_server(tmp_path, backend="onnx", allow_original=True) as server:
         told = [(m["id"], m["backend"], m["fingerprint"]) for m in server.http.get("/v1/models").json()["data"]]
-        assert told == [("toy", "onnx", "f" * 64), ("toy-original", "torch", "original")]
+        assert told == [("toy", "onnx", "f" * 64), ("toy-original", "torch", "0" * 64)]
 
 
 def test_what_the_pipeline_cannot_draw_is_refused_before_it_is_queued(tmp_path):

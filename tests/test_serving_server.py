@@ -43,7 +43,7 @@ def clip(server, **changes):
 
 def test_the_edited_encoder_is_at_work_and_a_cancelled_job_leaves_no_trace(tmp_path, t2v):
     made = artifact(tmp_path / "artifact", onnx=True)
-    options = ("--backend", "onnx", "--allow-original", "--threads", "1")
+    options = ("--backend", "onnx", "--allow-original", "--threads", "1", "--max-frames", "3", "--max-pixels", "1024")
     with serve(made.path, t2v, tmp_path / "data", *options) as server:
         server.ready(120)
         edited, original = server.http.get("/v1/models").json()["data"]
@@ -51,6 +51,10 @@ def test_the_edited_encoder_is_at_work_and_a_cancelled_job_leaves_no_trace(tmp_p
         assert [c["name"] for c in edited["erased"]] == ["pizza"] and original["erased"] == []
         assert (edited["backend"], edited["provider"], edited["threads"]) == ("onnx", "CPUExecutionProvider", 1)
         assert server.http.get(edited["evaluation"]).json() == {"pipelines": {}}
+        assert original["backend"] == "torch" and original["fingerprint"] != edited["fingerprint"]
+        for much, words in (({"num_frames": 4}, "num_frames is 4: the most is 3"), ({"size": "64x64"}, "4096 pixels")):
+            answer = server.http.post("/v1/videos", json={"prompt": "x"} | SIZE | much)
+            assert answer.status_code == 400 and words in answer.json()["error"]["message"]
         fresh = clip(server)
         assert clip(server, model=original["id"]) != fresh
         long = server.order("the clown", **SIZE | {"num_inference_steps": 100})["id"]

@@ -1,7 +1,9 @@
 """A worker process without torch: the real protocol around a painter whose clips tell their seed. Misbehaves on demand.
 
-The prompt's first word: "crash" ends the process, "crash-once" the first time only, "hang" blocks a step, "fail" and
-"oom" raise, "poison" raises for the whole batch unless alone. A request takes 10 ms a step, "slow" ones 100 ms.
+The prompt's first word: "crash" ends the process, "crash-once" the first time only, "hang" blocks a step, "fail", "oom"
+and "cuda" raise, "poison" raises for the whole batch unless alone. A request takes 10 ms a step, "slow" ones 100 ms.
+The encoder alone refuses ids from 1000 on, and 999 raises as a GPU would. The source "tampered" is refused, "broken"
+raises, "full" is out of memory, "dies" ends the process; "once" with a path loads only as long as there is no such file.
 """
 
 import os
@@ -14,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from serving import worker
-from serving.contract import Request, Settings
-from unlearn_export.errors import EncoderError
+from serving.contract import Request, Settings, States
+from unlearn_export.errors import EncoderError, UsageError
 
 DEFAULTS = {"width": 16, "height": 16, "num_frames": 2, "num_inference_steps": 3, "guidance_scale": 3.0, "fps": 8}
 
@@ -30,15 +32,24 @@ class Toy:
     def __init__(self, settings: Settings, device: str) -> None:
         if settings.source == "tampered":
             raise EncoderError("model.safetensors in tampered was altered")
+        if settings.source == "broken":
+            raise ValueError("no such\noption")
+        if settings.source == "full":
+            raise MemoryError("out of memory")
         if settings.source == "dies":
             os._exit(7)
+        if settings.source.startswith("once "):
+            try:
+                Path(settings.source.removeprefix("once ")).touch(exist_ok=False)
+            except FileExistsError as error:
+                raise EncoderError("it was replaced") from error
         self.settings, self.device = settings, device
         self.embeddings = SimpleNamespace(hits=0, misses=0)
 
     def describe(self) -> dict[str, Any]:
         encoders = {"edited": {"backend": self.settings.backend, "provider": "cpu", "fingerprint": "f" * 64}}
         if self.settings.allow_original:
-            encoders["original"] = {"backend": "torch", "provider": "cpu", "fingerprint": "original"}
+            encoders["original"] = {"backend": "torch", "provider": "cpu", "fingerprint": "0" * 64}
         return {
             "pipeline": "Toy", "t2v": self.settings.t2v, "encoder": self.settings.source, "fingerprint": "f" * 64,
             "erased": [{"name": "pizza", "kind": "object", "aliases": [], "anchor": "hamburger"}],
@@ -68,11 +79,18 @@ class Toy:
             time.sleep(3600)
         if word == "oom":
             raise MemoryError("out of memory")
+        if word == "cuda":
+            raise RuntimeError("CUDA error: device-side assert triggered")
         if word == "fail" or (word == "poison" and batch > 1):
             raise ValueError("this prompt\ncannot be drawn")
 
-    def infer(self, input_ids: list[list[int]]) -> dict[str, list[Any]]:
-        return {"last_hidden_state": [[[float(i), 0.0] for i in row] for row in input_ids]}
+    def infer(self, input_ids: list[list[int]]) -> States:
+        if max(map(max, input_ids)) >= 1000:
+            raise UsageError("ids are below 1000")
+        if max(map(max, input_ids)) == 999:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        states = np.array([[[i, 0.0] for i in row] for row in input_ids], np.float32)
+        return {"last_hidden_state": (list(states.shape), states.tobytes())}
 
 
 if __name__ == "__main__":

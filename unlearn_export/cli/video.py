@@ -104,6 +104,10 @@ def generate(
 @click.option("--compile", is_flag=True, help="Compile the denoiser.")
 @click.option("--allow-original", is_flag=True, help="Also serve the pipeline's own encoder, as a second model.")
 @click.option("--max-batch", default=4, type=click.IntRange(min=1), help="Requests of equal shape drawn together.")
+@click.option("--max-prompt", default=2000, type=click.IntRange(min=1), help="Characters of a request's prompt.")
+@click.option("--max-frames", default=128, type=click.IntRange(min=1), help="Frames of a request's clip.")
+@click.option("--max-pixels", default=1280 * 1280, type=click.IntRange(min=1), help="Of a frame: width × height.")
+@click.option("--max-steps", default=100, type=click.IntRange(min=1), help="Denoising steps of a request.")
 @click.option("--max-waiting", default=100, type=click.IntRange(min=1), help="Jobs that may queue; then 429.")
 @click.option("--keep-jobs", default=1000, type=click.IntRange(min=1), help="Ended jobs that are kept.")
 @click.option("--keep-days", default=7.0, type=click.FloatRange(min=0, min_open=True), help="For how long.")
@@ -117,6 +121,10 @@ def serve(
     t2v: str,
     devices: tuple[str, ...],
     max_batch: int,
+    max_prompt: int,
+    max_frames: int,
+    max_pixels: int,
+    max_steps: int,
     max_waiting: int,
     keep_jobs: int,
     keep_days: float,
@@ -139,6 +147,7 @@ def serve(
         from serving.contract import Settings
         from serving.engine import LocalEngine
         from serving.jobs import Retention
+        from serving.schema import Limits
         from serving.server import Options
         from serving.server import serve as serve_http
     except ImportError as error:
@@ -155,6 +164,7 @@ def serve(
         port=port,
         keys=keys,
         waiting=max_waiting,
+        limits=Limits(prompt=max_prompt, frames=max_frames, steps=max_steps, pixels=max_pixels),
         retention=Retention(keep_jobs, keep_days * 86400, int(keep_gb * 1e9)),
     )
     engine = LocalEngine(Settings(source, t2v, defaults=defaults, **choices), devices, max_batch=max_batch)
