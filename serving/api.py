@@ -257,8 +257,8 @@ def create_app(
         body = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
         clip, model = choose(asked)
         earlier = jobs.store.ordered(idempotency, owner) if idempotency else None
-        if earlier is None and keys is not None:
-            charge(request.state.key)
+        if earlier is None:
+            charge(request)
         try:
             job, new = jobs.create(clip, owner, model, idempotency, body)
         except QueueFull as error:
@@ -269,11 +269,13 @@ def create_app(
         response.headers["Idempotent-Replayed"] = str(not new).lower()
         return view(job)
 
-    def charge(key: Any) -> None:
+    def charge(request: Request) -> None:
+        if keys is None:
+            return
+        key = request.state.key
         if key.per_day and jobs.store.used(key.name) >= key.per_day:
             message = f"{key.per_day} videos a day are this key's quota"
             raise Refused(429, "quota_exceeded", message, {"Retry-After": "3600"})
-        assert keys is not None
         if wait := keys.admit(key):
             message = f"{key.per_minute} videos a minute are this key's rate"
             raise Refused(429, "rate_limit_exceeded", message, {"Retry-After": str(math.ceil(wait))})
@@ -413,7 +415,7 @@ def create_app(
         policy = "default-src 'self' 'unsafe-inline'; media-src 'self' blob:; img-src 'self' blob: data:; frame-ancestors 'none'"
         return FileResponse(PAGE, media_type="text/html", headers={"Content-Security-Policy": policy})
 
-    app.include_router(kserve.router(jobs.engine, name, caller))
+    app.include_router(kserve.router(jobs.engine, name, caller, charge))
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:

@@ -4,11 +4,13 @@ The front end knows an engine by ``Engine`` alone, so a distributed one can take
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 ATTEMPTS = 2  # times that a request is begun before it is given up
 VIDEO, THUMBNAIL = "video.mp4", "thumbnail.webp"  # in a request's folder
+States = dict[str, tuple[list[int], bytes]]  # by output name: shape, and float32 values in this machine's byte order
 Outcome = Literal["started", "step", "completed", "failed", "cancelled", "requeued"]
 
 
@@ -118,8 +120,12 @@ class Engine(Protocol):
 
     def health(self) -> Health: ...
 
-    def infer(self, input_ids: list[list[int]]) -> dict[str, list[Any]]:
-        """The edited encoder alone: token ids [b, n] → nested lists by output name."""
+    def infer(self, input_ids: list[list[int]]) -> Future[States]:
+        """The edited encoder alone on token ids [b, n].
+
+        The future ends with UsageError where the ids are wrong, with another UnlearnExportError where no worker
+        answered in time.
+        """
 
     def stop(self, deadline: float) -> list[str]:
         """Finish what runs within ``deadline`` seconds, end the workers; the ids that did not end."""

@@ -56,7 +56,12 @@ FINGERPRINT = {
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = {
     "torch": ("text_encoder/model.safetensors", "text_encoder/model-*.safetensors"),
-    "onnx": ("text_encoder/model.onnx", "text_encoder/model.onnx_data", "text_encoder/model.safetensors"),
+    "onnx": (
+        "text_encoder/model.onnx",
+        "text_encoder/model.onnx_data",
+        "text_encoder/model.safetensors",
+        "text_encoder/model-*.safetensors",
+    ),
 }
 SMALL = 64_000_000  # bytes of weights below which a second thread costs more than it brings
 
@@ -85,12 +90,16 @@ def load_encoder(
     if isinstance(source, PreTrainedModel):
         encoder = source
     else:
-        folder = locate(source, backend, revision)
-        name = _architecture(folder)
-        encoder = _load_torch(folder, name) if backend == "torch" else _load_onnx(folder, name, provider)
+        encoder = load_folder(locate(source, backend, revision), backend, provider)
     if like is not None:
         check_drop_in(encoder, like)
     return encoder
+
+
+def load_folder(folder: Path, backend: Backend = "torch", provider: str | None = None) -> PreTrainedModel:
+    """Load the encoder in a folder that ``locate`` gave; errors as ``load_encoder``'s."""
+    name = _architecture(folder)
+    return _load_torch(folder, name) if backend == "torch" else _load_onnx(folder, name, provider)
 
 
 def check_drop_in(encoder: PreTrainedModel, original: PreTrainedModel) -> None:

@@ -1,9 +1,11 @@
 """The engine of one machine: a worker process per device, batches of equal shape, cancel, recovery.
 
-No torch here: the workers have it. Threads: one schedules, one for each worker reads its pipe, one tells the updates,
-so that whoever hears them may call the engine without a deadlock.
+No torch here: the workers have it. Threads: one schedules, two for each worker read and write its pipe, so that a
+worker that has stopped reading holds nobody up; one tells the updates, so that whoever hears them may call the engine
+without a deadlock.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -22,9 +24,10 @@ from typing import Any, Literal
 
 from unlearn_export.errors import UnlearnExportError
 
-from .contract import ATTEMPTS, Health, Outcome, Request, Settings, Update
+from .contract import ATTEMPTS, Health, Outcome, Request, Settings, States, Update
 
 WORKER = (sys.executable, "-m", "serving.worker")
+ASKED = 32  # most calls of the encoder alone that may wait
 State = Literal["dead", "starting", "idle", "drawing", "refused"]
 
 
@@ -46,11 +49,15 @@ class Patience:
 
 @dataclass
 class Ticket:
-    """A request on its way. alone: its worker died once, so it takes no others with it the next time."""
+    """A request on its way. alone: its worker died once, so it takes no others with it the next time.
+
+    cancelled: its worker was told so.
+    """
 
     request: Request
     attempts: int = 0
     alone: bool = False
+    cancelled: bool = False
     queued: float = field(default_factory=time.monotonic)
     waited: float = 0.0
     step: int = 0
@@ -64,7 +71,7 @@ class Worker:
     device: str
     state: State = "dead"
     process: subprocess.Popen[bytes] | None = None
-    pipe: Connection | None = None
+    outbox: queue.SimpleQueue[tuple[Any, ...] | None] = field(default_factory=queue.SimpleQueue)
     flight: dict[str, Ticket] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     reason: str = "the model is being loaded"
@@ -83,7 +90,8 @@ class LocalEngine:
     """``contract.Engine`` on this machine.
 
     devices: one worker for each, such as ("cpu",), ("cpu", "cpu") or ("cuda:0", "cuda:1").
-    max_batch: requests of equal shape drawn together. window: seconds that a batch waits for others to join it, where
+    max_batch: requests of equal shape drawn together; with a step cache always one, since what such a cache skips
+    depends on the whole batch. window: seconds that a batch waits for others to join it, where
     the one before had company; a lone request never waits.
     """
 
@@ -97,13 +105,14 @@ class LocalEngine:
         patience: Patience | None = None,
         command: Sequence[str] = WORKER,
     ) -> None:
-        self.settings, self.max_batch, self.window, self.command = settings, max_batch, window, command
+        self.settings, self.window, self.command = settings, window, command
+        self.max_batch = 1 if settings.step_cache else max_batch
         self.patience = patience or Patience()
         self.workers = [Worker(device) for device in devices]
         self._queue: deque[Ticket] = deque()
         self._changed = threading.Condition(threading.RLock())
         self._closing = self._company = False
-        self._asked: dict[int, tuple[Worker, Future[dict[str, list[Any]]]]] = {}
+        self._asked: dict[int, tuple[Worker, Future[States], float]] = {}  # with the time by which to answer
         self._tokens = itertools.count()
         self._batches: Counter[int] = Counter()
         self._restarts = self._hits = self._misses = 0
@@ -133,7 +142,8 @@ class LocalEngine:
             else:
                 for worker in self.workers:
                     if id in worker.flight:
-                        self._send(worker, "cancel", id)
+                        worker.flight[id].cancelled = True
+                        worker.outbox.put(("cancel", id))
                         return True
                 return False
         self._tell(ticket, "cancelled")
@@ -173,21 +183,20 @@ class LocalEngine:
             reasons.append(f"the worker has been silent for {silent:.0f} s" if worker.live else worker.reason)
         return Health(False, reasons[0])
 
-    def infer(self, input_ids: list[list[int]]) -> dict[str, list[Any]]:
-        """Raises UnlearnExportError where no worker is there, or where the encoder refuses the ids."""
-        future: Future[dict[str, list[Any]]] = Future()
+    def infer(self, input_ids: list[list[int]]) -> Future[States]:
+        """Raises UnlearnExportError where no worker is there, or too many calls wait."""
+        future: Future[States] = Future()
+        future.set_running_or_notify_cancel()  # whoever gave it up must not keep the answer from being set
         with self._changed:
             live = sorted((w for w in self.workers if w.live), key=lambda w: len(w.flight))
             if not live:
                 raise UnlearnExportError(self.health().reason)
+            if len(self._asked) >= ASKED:
+                raise UnlearnExportError(f"{ASKED} calls of the encoder are waiting already")
             token = next(self._tokens)
-            self._asked[token] = live[0], future
-            self._send(live[0], "infer", token, input_ids)
-        try:
-            return future.result(self.patience.infer)
-        except TimeoutError as error:
-            self._asked.pop(token, None)
-            raise UnlearnExportError(f"no worker came to it within {self.patience.infer:.0f} s") from error
+            self._asked[token] = live[0], future, time.monotonic() + self.patience.infer
+            live[0].outbox.put(("infer", token, input_ids))
+        return future
 
     def stop(self, deadline: float) -> list[str]:
         with self._changed:
@@ -210,6 +219,7 @@ class LocalEngine:
             while not self._closing:
                 for worker in self.workers:
                     self._care_for(worker)
+                self._answer_the_overdue()
                 self._changed.wait(self._dispatch())
 
     def _care_for(self, worker: Worker) -> None:
@@ -223,6 +233,12 @@ class LocalEngine:
             self._kill(worker, f"the worker was silent for {self.patience.silence:.0f} s")
         elif worker.state == "drawing" and worker.age > self.patience.step:
             self._kill(worker, f"a step took longer than {self.patience.step:.0f} s")
+
+    def _answer_the_overdue(self) -> None:
+        for token, (_, future, end) in list(self._asked.items()):
+            if time.monotonic() > end:
+                del self._asked[token]
+                future.set_exception(UnlearnExportError(f"no worker came to it within {self.patience.infer:.0f} s"))
 
     def _dispatch(self) -> float:
         """Give every idle worker a batch; → the seconds after which to look again."""
@@ -246,7 +262,7 @@ class LocalEngine:
             self._batches[len(batch)] += 1
             for ticket in batch:
                 self._tell(ticket, "started")
-            self._send(worker, "run", [t.request for t in batch])
+            worker.outbox.put(("run", [t.request for t in batch]))
         return 0.2
 
     def _spawn(self, worker: Worker) -> None:
@@ -254,25 +270,33 @@ class LocalEngine:
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         if self.settings.threads:
             environment["OMP_NUM_THREADS"] = str(self.settings.threads)
-        with theirs:
-            worker.process = subprocess.Popen(
-                [*self.command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the front end, which lets running clips finish
-            )
-        worker.pipe, worker.state, worker.reason = ours, "starting", "the model is being loaded"
+        try:
+            with theirs:
+                worker.process = subprocess.Popen(
+                    [*self.command, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for the front end, which lets running clips finish
+                )
+        except OSError as error:
+            ours.close()
+            self._restart_later(worker, f"the worker cannot be started: {error}", failed=True)
+            return
+        worker.state, worker.reason = "starting", "the model is being loaded"
         worker.born = worker.seen = time.monotonic()
-        self._send(worker, self.settings, worker.device)
+        worker.outbox = queue.SimpleQueue()
+        worker.outbox.put((self.settings, worker.device))
+        threading.Thread(target=write, args=(worker.outbox, ours), daemon=True).start()
         threading.Thread(target=self._read, args=(worker, worker.process, ours), daemon=True).start()
 
-    def _send(self, worker: Worker, *message: Any) -> None:
-        try:
-            assert worker.pipe is not None
-            worker.pipe.send(message)
-        except OSError:
-            pass  # it died: its reader sees that too
+    def _restart_later(self, worker: Worker, reason: str, failed: bool) -> None:
+        """At once, or after a pause where it failed to start."""
+        worker.state, worker.reason = "dead", f"{reason}: it is being restarted"
+        worker.failures += failed
+        pause = min(60.0, self.patience.restart * 2 ** (worker.failures - 1)) if worker.failures else 0.0
+        worker.restart_at = time.monotonic() + pause
+        self._restarts += 1
 
     def _kill(self, worker: Worker, reason: str) -> None:
         assert worker.process is not None
@@ -291,7 +315,7 @@ class LocalEngine:
                 worker.seen = time.monotonic()
                 getattr(self, f"_on_{kind}")(worker, *content)
                 self._changed.notify_all()
-        pipe.close()
+        worker.outbox.put(None)
         self._on_end(worker, process.wait())
 
     def _on_beat(self, worker: Worker, age: float) -> None:
@@ -306,7 +330,7 @@ class LocalEngine:
             worker.state, worker.reason = "idle", ""
 
     def _on_refused(self, worker: Worker, reason: str) -> None:
-        worker.state, worker.reason = "refused", reason
+        worker.state, worker.reason, worker.about = "refused", reason, {}
 
     def _on_step(self, worker: Worker, ids: list[str], step: int, steps: int) -> None:
         for id in ids:
@@ -331,44 +355,55 @@ class LocalEngine:
     def _on_cancelled(self, worker: Worker, id: str) -> None:
         self._tell(worker.flight.pop(id), "cancelled")
 
-    def _on_inferred(self, worker: Worker, token: int, states: dict[str, list[Any]] | None, message: str) -> None:
-        _, future = self._asked.pop(token, (worker, Future()))  # nobody waits any more
-        if states is None:
-            future.set_exception(UnlearnExportError(message))
+    def _on_inferred(self, worker: Worker, token: int, answer: States | UnlearnExportError) -> None:
+        if token not in self._asked:
+            return  # too late
+        _, future, _ = self._asked.pop(token)
+        if isinstance(answer, UnlearnExportError):
+            future.set_exception(answer)
         else:
-            future.set_result(states)
+            future.set_result(answer)
 
     def _on_end(self, worker: Worker, code: int) -> None:
-        """The process is gone: its requests go back to the front of the queue once, then they fail."""
+        """The process is gone: its requests go back to the front of the queue once, then they fail.
+
+        While the engine stops they only go back, for ``stop`` to name them.
+        """
         with self._changed:
             killed, started = worker.state == "dead", worker.live
             reason = worker.reason if killed else f"the worker ended with exit code {code}"
-            for token in [t for t, (w, _) in self._asked.items() if w is worker]:
+            for token in [t for t, (w, _, _) in self._asked.items() if w is worker]:
                 self._asked.pop(token)[1].set_exception(UnlearnExportError(reason))
-            if self._closing:
-                return
             lost = list(worker.flight.values())
             worker.flight.clear()
             for ticket in reversed(lost):
                 ticket.alone, ticket.step = True, 0
-                if ticket.attempts >= ATTEMPTS:
+                if ticket.cancelled:
+                    self._tell(ticket, "cancelled")
+                elif self._closing:
+                    self._queue.appendleft(ticket)
+                elif ticket.attempts >= ATTEMPTS:
                     message = f"begun {ticket.attempts} times, and each time the worker died; last: {reason}"
                     self._tell(ticket, "failed", code="worker_died", message=message)
                 else:
                     self._queue.appendleft(ticket)
                     self._tell(ticket, "requeued")
             if worker.state != "refused":
-                worker.state, worker.reason = "dead", f"{reason}: it is being restarted"
-                worker.failures += not started
-                pause = min(60.0, self.patience.restart * 2 ** (worker.failures - 1)) if worker.failures else 0.0
-                worker.restart_at = time.monotonic() + pause
-                self._restarts += 1
+                self._restart_later(worker, reason, failed=not started)
             worker.about.pop("counts", None)
             self._changed.notify_all()
 
     def _tell(self, ticket: Ticket, outcome: Outcome, **more: Any) -> None:
         update = Update(ticket.request.id, outcome, ticket.step, ticket.steps, attempts=ticket.attempts, **more)
         self._updates.put(update)
+
+
+def write(outbox: queue.SimpleQueue[tuple[Any, ...] | None], pipe: Connection) -> None:
+    """Send what is put into the outbox to one worker process, until its reader has seen its end and puts None."""
+    with pipe:
+        for message in iter(outbox.get, None):
+            with contextlib.suppress(OSError):  # it died
+                pipe.send(message)
 
 
 def rss(pid: int | Literal["self"] = "self") -> int:

@@ -1,7 +1,9 @@
 """One pipeline that draws batches of requests, with the edited encoder proven to be the one at work."""
 
 import copy
+import hashlib
 import inspect
+import math
 import os
 import time
 from collections import OrderedDict
@@ -19,11 +21,13 @@ from torch import Tensor
 from unlearn_export.artifact import EVALUATION, RECIPE, read_json, sha256
 from unlearn_export.errors import EncoderError, ParityError, UsageError
 
-from .contract import Request, Settings
-from .encoders import SMALL, OrtTextEncoder, load_encoder, locate
-from .pipelines import load_pipeline
+from .contract import Request, Settings, States
+from .encoders import SMALL, OrtTextEncoder, load_folder, locate
+from .pipelines import load_pipeline, seat
 
 TOLERANCE = 1e-4
+VALUES = 2**22  # most numbers in the states of one ``infer``
+STEP_CACHES = ("FirstBlockCacheConfig", "TaylorSeerCacheConfig")  # those of diffusers that need no more than a name
 # What encode_prompt returns, by the number of its results, under the names that a pipeline's call takes.
 EMBEDDINGS = {
     2: ("prompt_embeds", "negative_prompt_embeds"),
@@ -71,20 +75,14 @@ class Painter:
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
         self.settings = settings
         dtype = getattr(torch, settings.dtype) if settings.dtype else None
+        folder = locate(settings.source, settings.backend, settings.encoder_revision)
         own: Any = load_pipeline(settings.t2v, revision=settings.revision, dtype=dtype, device=device)
-        self.pipe: Any = load_pipeline(
-            own,
-            encoder=settings.source,
-            backend=settings.backend,
-            provider=settings.provider,
-            encoder_revision=settings.encoder_revision,
-        )
+        self.pipe: Any = seat(own, load_folder(folder, settings.backend, settings.provider))
         self.call = inspect.signature(self.pipe.__call__).parameters
         if "num_frames" not in self.call:
             raise UsageError(
                 f"{type(self.pipe).__name__} draws no clips of num_frames frames: give a text-to-video one"
             )
-        folder = locate(settings.source, settings.backend, settings.encoder_revision)
         self.evaluation = folder.parent / EVALUATION
         self.recipe = read_json(folder.parent / RECIPE) if (folder.parent / RECIPE).is_file() else {}
         self.fingerprint = fingerprint(folder, settings.backend)
@@ -93,13 +91,18 @@ class Painter:
         self.moved = self._states_moved(own)
         self.seats = {"edited": (self.pipe, self.fingerprint)}
         if settings.allow_original:
-            self.seats["original"] = (own, "original")
+            self.seats["original"] = (own, state_hash(own.text_encoder))
         self._tune()
         self.embeddings = Embeddings(settings.cached_prompts)
 
     def describe(self) -> dict[str, Any]:
         """What is really at work, for people and for the front end's checks."""
-        encoder, pipe = self.pipe.text_encoder, self.pipe
+        pipe = self.pipe
+        encoders = {
+            name: {"backend": backend, "provider": provider, "fingerprint": print_}
+            for name, (seated, print_) in self.seats.items()
+            for backend, provider in [at_work(seated.text_encoder)]
+        }
         concepts = [
             {k: c.get(k) for k in ("name", "kind", "aliases", "anchor")} for c in self.recipe.get("concepts", [])
         ]
@@ -114,14 +117,15 @@ class Painter:
             "erased": concepts,
             "states_moved": self.moved,
             "evaluation": read_json(self.evaluation) if self.evaluation.is_file() else None,
-            "backend": "onnx" if isinstance(encoder, OrtTextEncoder) else "torch",
-            "provider": encoder.session.get_providers()[0] if isinstance(encoder, OrtTextEncoder) else str(pipe.device),
+            "backend": encoders["edited"]["backend"],
+            "provider": encoders["edited"]["provider"],
             "device": str(pipe.device),
             "dtype": str(pipe.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),
             "scheduler": type(pipe.scheduler).__name__,
-            "encoders": list(self.seats),
+            "encoders": encoders,
             "multiple_of": self._multiple(),
+            "max_frames": getattr(self._denoiser().config, "motion_max_seq_length", None),
             "defaults": self._defaults() | self.settings.defaults,
             "pid": os.getpid(),
         }
@@ -165,11 +169,21 @@ class Painter:
         return Drawing(frames, seconds, self.embeddings.hits - hits, self.embeddings.misses - misses)
 
     @torch.inference_mode()
-    def infer(self, input_ids: list[list[int]]) -> dict[str, list[Any]]:
-        """The edited encoder's states of token ids [b, n] by output name, as nested lists."""
+    def infer(self, input_ids: list[list[int]]) -> States:
+        """The edited encoder's states of token ids [b, n]. Raises UsageError for ids that it does not know."""
         encoder = self.pipe.text_encoder
-        out = encoder(torch.tensor(input_ids, device=encoder.device))
-        return {name: state.float().cpu().tolist() for name, state in out.items() if isinstance(state, Tensor)}
+        config, ids = encoder.config, torch.tensor(input_ids)
+        longest = getattr(config, "max_position_embeddings", None) or ids.shape[1]
+        most = VALUES // config.hidden_size
+        if int(ids.max()) >= config.vocab_size:  # on a GPU such an id would end the process
+            raise UsageError(f"input_ids has {int(ids.max())}: ids are below {config.vocab_size}")
+        if ids.shape[1] > longest or ids.numel() > most:
+            raise UsageError(f"input_ids is {list(ids.shape)}: at most {longest} a row and {most} in all")
+        out = encoder(ids.to(encoder.device))
+        states = {name: state.float().cpu() for name, state in out.items() if isinstance(state, Tensor)}
+        if not all(bool(state.isfinite().all()) for state in states.values()):
+            raise EncoderError("the encoder computed values that are not finite")
+        return {name: (list(state.shape), state.numpy().tobytes()) for name, state in states.items()}
 
     def _conditions(self, requests: Sequence[Request], guided: bool) -> dict[str, Any]:
         """The texts as the call takes them: embeddings, or plain strings where the pipeline is of another kind."""
@@ -200,34 +214,37 @@ class Painter:
         return self.embeddings.get((print_, text), lambda: encode(pipe, text))
 
     def _check_parity(self, folder: Path) -> None:
-        """Raise ParityError unless the graph computes what the safetensors beside it do."""
-        reference: Any = copy.copy(self.pipe)
-        reference.text_encoder = load_encoder(folder).to(self.pipe.device, self.pipe.text_encoder.dtype)
+        """Raise ParityError unless the graph computes what the safetensors beside it do, in float32."""
+        graph = copy.deepcopy(self.pipe.text_encoder).to("cpu", torch.float32)
+        reference: Any = load_folder(folder).float()
         for text in self._probes():
-            for ours, theirs in zip(encode(self.pipe, text), encode(reference, text), strict=True):
-                diff = float((ours - theirs).abs().max() / max(1.0, float(theirs.abs().max())))
-                if not diff <= TOLERANCE:
-                    raise ParityError(
-                        f"{folder / 'model.onnx'} is {diff:.1e} from its safetensors on {text!r}: export it again"
-                    )
+            theirs = states(self.pipe.tokenizer, reference, text)
+            ours = states(self.pipe.tokenizer, graph, text)
+            diff = float((ours - theirs).abs().max() / max(1.0, float(theirs.abs().max())))
+            if not diff <= TOLERANCE:
+                raise ParityError(
+                    f"{folder / 'model.onnx'} is {diff:.1e} from its safetensors on {text!r}: export it again"
+                )
 
     def _states_moved(self, own: Any) -> float | None:
         """‖edited − original‖ / ‖original‖ over the erased concepts' states; None where no recipe names them.
 
-        Raises EncoderError where they are the same: such an encoder has erased nothing.
+        Raises EncoderError where one's are the same: such an encoder has not erased it.
         """
         texts = self._probes()[1:]
         if not texts:
             return None
         apart = whole = 0.0
         for text in texts:
-            ours, theirs = encode(self.pipe, text)[0], encode(own, text)[0]
-            apart += float((ours - theirs).float().square().sum())
-            whole += float(theirs.float().square().sum())
-        moved = (apart / whole) ** 0.5
-        if not moved > TOLERANCE:
-            raise EncoderError(f"{self.settings.source} still has {texts[0]!r}: its encoder is the original one")
-        return round(moved, 6)
+            ours, theirs = (
+                (encode(pipe, text) or (states(pipe.tokenizer, pipe.text_encoder, text),))[0].float()
+                for pipe in (self.pipe, own)
+            )
+            change, size = float((ours - theirs).square().sum()), float(theirs.square().sum())
+            if not change > TOLERANCE**2 * size:
+                raise EncoderError(f"{self.settings.source} still has {text!r}: its encoder reads it as the original")
+            apart, whole = apart + change, whole + size
+        return round((apart / whole) ** 0.5, 6)
 
     def _probes(self) -> list[str]:
         return ["", *(c["name"] for c in self.recipe.get("concepts", []))]
@@ -235,7 +252,7 @@ class Painter:
     def _tune(self) -> None:
         """Speed that diffusers and torch offer, where the settings ask for it and this pipeline takes it."""
         settings, pipe = self.settings, self.pipe
-        denoiser = getattr(pipe, "transformer", None) or pipe.unet
+        denoiser = self._denoiser()
         small = sum(p.nbytes for p in denoiser.parameters()) < SMALL
         if settings.threads or small:
             torch.set_num_threads(settings.threads or 1)
@@ -248,7 +265,13 @@ class Painter:
             if getattr(settings, option) and not hasattr(denoiser, method):
                 raise UsageError(f"{type(denoiser).__name__} takes no {option}: leave it out")
         if settings.step_cache:
+            if settings.step_cache not in STEP_CACHES:
+                raise UsageError(f"step_cache is {settings.step_cache!r}: choose {' or '.join(STEP_CACHES)}")
             denoiser.enable_cache(getattr(diffusers, settings.step_cache)())
+            if not any(m._diffusers_hook.hooks for m in denoiser.modules() if hasattr(m, "_diffusers_hook")):
+                raise UsageError(
+                    f"{settings.step_cache} finds nothing to keep in {type(denoiser).__name__}: leave it out"
+                )
         if settings.attention:
             denoiser.set_attention_backend(settings.attention)
         if settings.compile:
@@ -256,9 +279,8 @@ class Painter:
 
     def _defaults(self) -> dict[str, Any]:
         """What the pipeline itself would choose."""
-        denoiser = getattr(self.pipe, "transformer", None) or self.pipe.unet
-        side = getattr(denoiser.config, "sample_size", None)
-        square = side * self._multiple() if isinstance(side, int) else None
+        side = getattr(self._denoiser().config, "sample_size", None)
+        square = side * self._scale() if isinstance(side, int) else None
         known = {
             "width": self.call["width"].default or square,
             "height": self.call["height"].default or square,
@@ -267,8 +289,16 @@ class Painter:
         names = ("num_frames", "num_inference_steps", "guidance_scale")
         return known | {name: self.call[name].default for name in names}
 
+    def _denoiser(self) -> Any:
+        return getattr(self.pipe, "transformer", None) or self.pipe.unet
+
     def _multiple(self) -> int:
-        """Sides must be a multiple of this many pixels."""
+        """Sides must be a multiple of this many pixels: of 8 for every pipeline, and of the denoiser's patches."""
+        patch = getattr(self._denoiser().config, "patch_size", None) or 1
+        return math.lcm(8, self._scale() * (patch if isinstance(patch, int) else patch[-1]))
+
+    def _scale(self) -> int:
+        """Pixels to a side of one latent."""
         for name in ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio"):
             if hasattr(self.pipe, name):
                 return int(getattr(self.pipe, name))
@@ -295,14 +325,37 @@ def encode(pipe: Any, text: str) -> tuple[Tensor, ...]:
     return tuple(kept)
 
 
+def states(tokenizer: Any, encoder: Any, text: str) -> Tensor:
+    """The encoder's own states [1, n, d] of one text, padded and without a mask."""
+    length = min(77, tokenizer.model_max_length)
+    ids = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        out: Tensor = encoder(ids.to(encoder.device)).last_hidden_state
+    return out
+
+
+def at_work(encoder: Any) -> tuple[str, str]:
+    """Backend and provider that really compute the encoder."""
+    if isinstance(encoder, OrtTextEncoder):
+        return "onnx", encoder.session.get_providers()[0]
+    return "torch", str(encoder.device)
+
+
+def state_hash(encoder: Any) -> str:
+    """sha256 of the weights in memory, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def fingerprint(folder: Path, backend: str) -> str:
     """sha256 of the weights that this backend reads: of the one file, as in the manifest, or of the list of them."""
     names = "model*.safetensors" if backend == "torch" else "model.onnx*"
     sums = {file.name: sha256(file) for file in sorted(folder.glob(names))}
     if len(sums) == 1:
         return next(iter(sums.values()))
-    import hashlib
-
     return hashlib.sha256("".join(f"{s}  {n}\n" for n, s in sums.items()).encode()).hexdigest()
 
 

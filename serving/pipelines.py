@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from unlearn_export import demo
 from unlearn_export.errors import EncoderError, UnlearnExportError, UsageError
 
-from .encoders import HUB_ID, Backend, load_encoder, quiet
+from .encoders import HUB_ID, Backend, check_drop_in, load_encoder, quiet
 
 DEMO = "demo:"
 
@@ -45,16 +45,25 @@ def load_pipeline(
     """
     pipe: Any = copy.copy(t2v) if isinstance(t2v, DiffusionPipeline) else _load(str(t2v), revision, dtype)
     if encoder is not None:
-        own = getattr(pipe, "text_encoder", None)
-        if own is None:
-            raise EncoderError(f"this {type(pipe).__name__} has no text encoder to replace or to compare with")
-        edited: Any = load_encoder(encoder, backend=backend, provider=provider, revision=encoder_revision, like=own)
-        if edited is encoder:
-            edited = copy.deepcopy(edited)
-        pipe.register_modules(text_encoder=edited.to(own.device, own.dtype))
+        edited = load_encoder(encoder, backend=backend, provider=provider, revision=encoder_revision)
+        pipe = seat(pipe, copy.deepcopy(edited) if edited is encoder else edited)
     if device is not None:
         pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seat(pipe: Any, encoder: Any) -> Any:
+    """A copy of the pipeline with this very encoder, moved to the dtype and device of the one it replaces.
+
+    Raises EncoderError unless it passes ``check_drop_in``.
+    """
+    own = getattr(pipe, "text_encoder", None)
+    if own is None:
+        raise EncoderError(f"this {type(pipe).__name__} has no text encoder to replace or to compare with")
+    check_drop_in(encoder, own)
+    pipe = copy.copy(pipe)
+    pipe.register_modules(text_encoder=encoder.to(own.device, own.dtype))
     return pipe
 
 

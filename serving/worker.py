@@ -3,22 +3,24 @@
 Started by the engine as ``python -m serving.worker FD``. Messages in: ("run", requests), ("cancel", id),
 ("infer", token, input_ids). Out: ("ready", about), ("refused", reason), ("beat", age), ("step", ids, step, steps),
 ("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message), ("cancelled", id),
-("inferred", token, states or None, message). It ends when the pipe does.
+("inferred", token, states or the error as an UnlearnExportError). It ends when the pipe does.
 """
 
+import gc
 import os
 import queue
 import shutil
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from unlearn_export.errors import UnlearnExportError
+from unlearn_export.errors import UnlearnExportError, UsageError
 
 from .contract import THUMBNAIL, VIDEO, Request, Settings
 
@@ -40,6 +42,7 @@ class Worker:
         self.cancelled: set[str] = set()
         self.tick = time.monotonic()  # when the main thread last did something
         self.writer = ThreadPoolExecutor(1)  # a clip is compressed while the next one is drawn
+        self.writing: list[Future[None]] = []  # of the batch drawn last
 
     def run(self, make: Callable[[Settings, str], Any]) -> None:
         """Load what the first message names, then serve the others for ever."""
@@ -48,8 +51,13 @@ class Worker:
         try:
             self.painter = make(settings, device)
             about = self.painter.describe()
-        except (UnlearnExportError, ImportError) as error:
-            self.send("refused", one_line(error))
+        except Exception as error:
+            if out_of_memory(error):
+                raise  # there may be more of it after a while
+            known = isinstance(error, (UnlearnExportError, ImportError))
+            if not known:
+                traceback.print_exc()
+            self.send("refused", one_line(error) if known else f"{type(error).__name__}: {one_line(error)}")
             return
         self.send("ready", about)
         threading.Thread(target=self._receive, daemon=True).start()
@@ -60,8 +68,7 @@ class Worker:
             except queue.Empty:
                 continue
             if kind == "run":
-                self._draw(content[0])
-                self.send("drawn", {"hits": self.painter.embeddings.hits, "misses": self.painter.embeddings.misses})
+                self._run(content[0])
             elif kind == "infer":
                 self._infer(*content)
 
@@ -88,6 +95,13 @@ class Worker:
             self.send("beat", time.monotonic() - self.tick)
             time.sleep(BEAT)
 
+    def _run(self, requests: Sequence[Request]) -> None:
+        """Draw a batch; the next may come once the one before this is written, so that frames do not pile up."""
+        before, self.writing = self.writing, []
+        self._draw(requests)
+        wait(before)
+        self.send("drawn", {"hits": self.painter.embeddings.hits, "misses": self.painter.embeddings.misses})
+
     def _draw(self, requests: Sequence[Request]) -> None:
         """Draw a batch; one that fails is drawn again request by request, so that one cannot fail the others."""
         wanted = self._drop_cancelled(list(requests))
@@ -101,25 +115,32 @@ class Worker:
                 raise Cancelled
             self.send("step", [r.id for r in wanted], step, steps)
 
-        drawn = list(wanted)
+        drawn, failure = list(wanted), ""
         try:
             drawing = self.painter.draw(drawn, on_step)
         except Cancelled:
             return
         except Exception as error:
-            if len(drawn) > 1:
-                for request in wanted:
-                    self._draw([request])
-                return
-            full = isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
-            self.send("failed", drawn[0].id, "out_of_memory" if full else "failed", one_line(error))
-            if full:
-                self.writer.shutdown()
-                os._exit(1)  # a process that ran out of memory is not to be trusted with the next clip
-            return
-        for request, frames in zip(drawn, drawing.frames, strict=True):
-            if request in wanted:
-                self.writer.submit(self._write, request, frames, dict(drawing.seconds), len(drawn))
+            failure, full, broken = one_line(error), out_of_memory(error), device_is_broken(error)
+        if not failure:
+            for request, frames in zip(drawn, drawing.frames, strict=True):
+                if request in wanted:
+                    written = self.writer.submit(self._write, request, frames, dict(drawing.seconds), len(drawn))
+                    self.writing.append(written)
+        elif len(drawn) > 1 and not broken:
+            gc.collect()  # here, where the error no longer holds what the batch had in memory
+            for request in list(wanted):
+                self._draw([request])
+        else:
+            if len(drawn) == 1:
+                self.send("failed", drawn[0].id, "out_of_memory" if full else "failed", failure)
+            if full or broken:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """End, once the clips that are drawn are written: this process is not to be trusted with the next."""
+        self.writer.shutdown()
+        os._exit(1)
 
     def _write(self, request: Request, frames: Any, seconds: dict[str, float], batch: int) -> None:
         if not self._drop_cancelled([request]):
@@ -142,9 +163,14 @@ class Worker:
 
     def _infer(self, token: int, input_ids: list[list[int]]) -> None:
         try:
-            self.send("inferred", token, self.painter.infer(input_ids), "")
+            answer = self.painter.infer(input_ids)
         except Exception as error:
-            self.send("inferred", token, None, one_line(error))
+            kind = UsageError if isinstance(error, UsageError) else UnlearnExportError
+            self.send("inferred", token, kind(one_line(error)))
+            if out_of_memory(error) or device_is_broken(error):
+                self._give_up()
+            return
+        self.send("inferred", token, answer)
 
 
 def write(frames: Any, folder: Path, fps: int) -> None:
@@ -161,6 +187,15 @@ def write(frames: Any, folder: Path, fps: int) -> None:
     sides = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     picture.resize(sides, Image.Resampling.LANCZOS).save(folder / THUMBNAIL, quality=85)
     save_clip(frames, folder / VIDEO, fps=fps, scale=1)
+
+
+def out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+
+
+def device_is_broken(error: Exception) -> bool:
+    """After an error on a GPU every later call of the process fails as well."""
+    return "cuda error" in str(error).lower()
 
 
 def one_line(error: BaseException) -> str:

@@ -5,16 +5,22 @@ import signal
 import sys
 import threading
 import time
+import weakref
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import toy_worker
 from PIL import Image
 
+from serving import engine as engines
+from serving import worker as workers
 from serving.contract import Health, Request, Settings, Update
 from serving.engine import LocalEngine, Patience
 from serving.worker import THUMBNAIL, VIDEO
-from unlearn_export.errors import UnlearnExportError
+from unlearn_export.errors import UnlearnExportError, UsageError
 
 TOY = (sys.executable, toy_worker.__file__)
 
@@ -55,6 +61,12 @@ class Running:
 
     def outcomes(self, id: str) -> list[str]:
         return [u.outcome for u in self.updates if u.id == id and u.outcome != "step"]
+
+    def infer(self, *ids: int) -> list[float]:
+        """The toy's states of one row, without the zeros between them."""
+        shape, data = self.engine.infer([[*ids]]).result(30)["last_hidden_state"]
+        assert shape == [1, len(ids), 2]
+        return np.frombuffer(data, np.float32)[::2].tolist()
 
     def pid(self) -> int:
         return self.engine.workers[0].process.pid
@@ -113,10 +125,32 @@ def test_a_refused_encoder_is_never_ready_and_is_not_tried_again(make):
         running.engine.infer([[1]])
 
 
-def test_a_worker_that_dies_while_loading_is_tried_again(make):
-    running = make("dies")
+def test_whatever_is_raised_while_loading_is_refused_in_one_line(make):
+    running = make("broken")
+    running.wait(lambda: running.engine.health().reason == "ValueError: no such option")
+    running.wait(lambda: running.engine.workers[0].process.poll() is not None)
+    assert running.engine.figures()["restarts"] == 0
+
+
+def test_a_worker_that_is_refused_when_it_is_replaced_has_no_model_any_more(make, tmp_path):
+    running = make(f"once {tmp_path / 'mark'}")
+    running.wait(lambda: running.engine.describe())
+    os.kill(running.pid(), signal.SIGKILL)
+    running.wait(lambda: running.engine.health().reason == "it was replaced")
+    assert running.engine.describe() == {}
+
+
+@pytest.mark.parametrize("source", ["dies", "full"])
+def test_a_worker_that_dies_while_loading_is_tried_again(make, source):
+    running = make(source)
     running.wait(lambda: running.engine.figures()["restarts"] >= 2)
     assert not running.engine.health().ready
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(make):
+    running = make(command=("/no/such/program",))
+    running.wait(lambda: running.engine.figures()["restarts"] >= 2)
+    assert "the worker cannot be started" in running.engine.health().reason
 
 
 def test_equal_shapes_are_drawn_together_and_others_apart(running):
@@ -127,6 +161,11 @@ def test_equal_shapes_are_drawn_together_and_others_apart(running):
     ended = running.ended("first", "a", "b", "c", "d")
     assert {name: u.batch for name, u in ended.items()} == {"first": 1, "a": 3, "b": 1, "c": 3, "d": 3}
     assert running.engine.figures()["batches"] == {1: 2, 3: 1}
+
+
+def test_with_a_step_cache_each_clip_is_drawn_alone(tmp_path):
+    assert LocalEngine(Settings("toy", "toy", step_cache="FirstBlockCacheConfig"), max_batch=4).max_batch == 1
+    assert LocalEngine(Settings("toy", "toy"), max_batch=4).max_batch == 4
 
 
 def test_two_workers_share_what_waits(make):
@@ -163,6 +202,16 @@ def test_cancelling_one_of_a_batch_leaves_the_others(running):
     running.engine.cancel("a")
     ended = running.ended("a", "b")
     assert (ended["a"].outcome, ended["b"].outcome) == ("cancelled", "completed")
+
+
+def test_a_cancelled_request_is_not_drawn_again_when_its_worker_dies(running):
+    running.submit("one", "slow", num_inference_steps=90)
+    running.wait(lambda: running.engine.progress("one")[0] > 1)
+    os.kill(running.pid(), signal.SIGSTOP)
+    assert running.engine.cancel("one")
+    os.kill(running.pid(), signal.SIGKILL)
+    running.ended("one")
+    assert running.outcomes("one") == ["started", "cancelled"]
 
 
 def test_a_killed_worker_is_replaced_and_its_request_drawn_once_more(running):
@@ -206,6 +255,22 @@ def test_out_of_memory_fails_the_request_and_renews_the_worker(running):
     assert running.pid() != before
 
 
+def test_an_error_on_the_device_renews_the_worker(running):
+    before = running.pid()
+    running.submit("first", "slow")
+    running.wait(lambda: "started" in running.outcomes("first"))
+    for name in ("cuda", "good"):
+        running.submit(name, name)
+    ended = running.ended("cuda", "good")
+    assert ended["good"].outcome == "completed"
+    assert "device-side assert" in ended["cuda"].message and running.pid() != before
+    assert running.outcomes("good").count("started") == 2  # the batch was not tried again in the same process
+    before = running.pid()
+    with pytest.raises(UnlearnExportError, match="device-side assert"):
+        running.infer(999)
+    running.wait(lambda: running.engine.health().ready and running.pid() != before)
+
+
 def test_a_hung_worker_is_killed(make):
     running = make(patience=Patience(step=1.0, restart=0.05))
     running.submit("stuck", "hang")
@@ -227,9 +292,40 @@ def test_stop_finishes_what_runs_and_names_what_does_not_end(make):
         os.kill(pid, 0)
 
 
+def test_stop_does_not_wait_for_a_worker_that_has_died(make):
+    running, left = make(), []
+    running.submit("long", "slow", num_inference_steps=1000)
+    running.wait(lambda: running.engine.progress("long")[0] > 0)
+    stopping = threading.Thread(target=lambda: left.extend(running.engine.stop(3600)), daemon=True)
+    stopping.start()
+    running.wait(lambda: running.engine._closing)
+    os.kill(running.pid(), signal.SIGKILL)
+    stopping.join(30)
+    assert left == ["long"] and running.outcomes("long") == ["started"]
+
+
 def test_the_encoder_alone(running):
-    assert running.engine.infer([[5, 6]]) == {"last_hidden_state": [[[5.0, 0.0], [6.0, 0.0]]]}
+    assert running.infer(5, 6) == [5.0, 6.0]
     assert running.engine.describe()["fingerprint"] == "f" * 64
+    with pytest.raises(UsageError, match="ids are below 1000"):
+        running.infer(1000)
+    running.engine.infer([[1]]).cancel()  # whoever asked has gone
+    assert running.infer(7) == [7.0]
+
+
+def test_a_worker_that_reads_no_more_holds_nobody_up(make, monkeypatch):
+    monkeypatch.setattr(engines, "ASKED", 3)
+    running = make(patience=Patience(silence=1.0, lately=0.5, restart=0.05))
+    running.wait(lambda: running.engine.health().ready)
+    before = running.pid()
+    os.kill(before, signal.SIGSTOP)
+    asked = [running.engine.infer([[1] * 65536] * 8) for _ in range(3)]  # more than the pipe takes
+    with pytest.raises(UnlearnExportError, match="3 calls of the encoder are waiting already"):
+        running.engine.infer([[1]])
+    for future in asked:
+        assert "silent for 1 s" in str(future.exception(30))
+    running.wait(lambda: running.engine.health().ready and running.pid() != before)
+    assert running.infer(7) == [7.0]
 
 
 def test_the_encoder_alone_is_not_waited_for_for_ever(make):
@@ -238,7 +334,53 @@ def test_the_encoder_alone_is_not_waited_for_for_ever(make):
     running.submit("long", "slow", num_inference_steps=30)
     running.wait(lambda: running.engine.progress("long")[0] > 0)
     with pytest.raises(UnlearnExportError, match="no worker came to it within 0 s"):
-        running.engine.infer([[1]])
+        running.infer(1)
     running.engine.cancel("long")
     assert running.ended("long")["long"].outcome == "cancelled"
-    running.wait(lambda: running.engine.infer([[7]])["last_hidden_state"] == [[[7.0, 0.0]]])
+    assert running.infer(7) == [7.0]
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A worker without a process of its own, and requests for it; what it says is in ``said``."""
+    ours, theirs = Pipe()
+    worker = workers.Worker(theirs)
+    worker.said = lambda: [ours.recv() for _ in iter(ours.poll, False)]
+    worker.painter = SimpleNamespace(embeddings=SimpleNamespace(hits=0, misses=0))
+    values = toy_worker.DEFAULTS | {"prompt": "a car", "seed": 1}
+    worker.requests = [Request(id=id, folder=str(tmp_path / id), **values) for id in "ab"]
+    yield worker
+    worker.writer.shutdown()
+    ours.close()
+
+
+def test_what_a_failed_batch_held_is_free_before_its_requests_are_drawn_alone(bare):
+    held, found = weakref.WeakSet(), []
+
+    def draw(requests, on_step):
+        found.append(len(held))
+        if len(requests) > 1:
+            tensor = np.zeros(3)
+            held.add(tensor)
+            raise MemoryError
+        raise ValueError("no")
+
+    bare.painter.draw = draw
+    bare._run(bare.requests)
+    assert found == [0, 0, 0]
+    assert [m[:2] for m in bare.said()] == [("failed", "a"), ("failed", "b"), ("drawn", {"hits": 0, "misses": 0})]
+
+
+def test_clips_do_not_pile_up_before_they_are_written(bare, monkeypatch):
+    may = threading.Event()
+    monkeypatch.setattr(workers, "write", lambda *args: may.wait(30))
+    bare.painter.draw = lambda requests, on_step: SimpleNamespace(frames=[0] * len(requests), seconds={})
+    bare._run(bare.requests[:1])
+    assert [m[0] for m in bare.said()] == ["drawn"]  # the next is drawn while this one is written
+    second = threading.Thread(target=bare._run, args=(bare.requests[1:],))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive() and not bare.said()
+    may.set()
+    second.join(30)
+    assert [m[:2] for m in bare.said()][:1] == [("done", "a")] and not second.is_alive()

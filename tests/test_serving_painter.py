@@ -3,11 +3,16 @@
 import dataclasses
 import shutil
 
+import diffusers
 import numpy as np
 import pytest
 import tiny
 import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from test_encoders import hub
 
+from serving import encoders
+from serving import painter as painting
 from serving.contract import Request, Settings
 from serving.painter import Painter
 from serving.worker import Cancelled
@@ -94,7 +99,7 @@ def test_the_original_encoder_draws_otherwise_even_within_a_batch(painter):
 
 def test_the_original_encoder_is_there_only_where_it_is_allowed(t2v, source):
     closed = Painter(Settings(str(source), t2v))
-    assert closed.describe()["encoders"] == ["edited"]
+    assert list(closed.describe()["encoders"]) == ["edited"]
     with pytest.raises(UsageError, match="no original encoder here"):
         clip(closed, 1, encoder="original")
 
@@ -124,11 +129,102 @@ def test_a_clip_after_a_cancelled_one_is_a_fresh_painter_s(each, source):
     assert np.array_equal(clip(painter, 1), clip(fresh, 1))
 
 
+def wan(tokens, text_encoder):
+    """A random Wan: a denoiser of transformer blocks, which step caches are for."""
+    torch.manual_seed(3)
+    transformer = WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=tiny.WIDTH,
+        freq_dim=16,
+        ffn_dim=16,
+        num_layers=3,
+        rope_max_seq_len=32,
+    )
+    vae = AutoencoderKLWan(base_dim=3, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    parts = {"vae": vae, "text_encoder": text_encoder, "tokenizer": tokens, "transformer": transformer}
+    return WanPipeline(**parts, scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0))
+
+
+@pytest.fixture(scope="module")
+def wan_settings(tmp_path_factory):
+    """A Wan pipeline, and an edit of its UMT5."""
+    folder = tmp_path_factory.mktemp("wan")
+    original, edited = (tiny.encoder("UMT5EncoderModel") for _ in range(2))
+    wan(tiny.tokenizer(folder / "words"), original).save_pretrained(folder / "t2v")
+    tiny.weight(edited, "block.1.layer.1.DenseReluDense.wo.weight").data.mul_(-2)
+    tiny.artifact(folder / "artifact", edited)
+    return Settings(str(folder / "artifact"), str(folder / "t2v"))
+
+
+WAN_SIZE = {"width": 32, "height": 32, "num_frames": 5, "num_inference_steps": 6}
+
+
+def test_a_step_cache_leaves_no_trace_of_a_cancelled_clip(wan_settings, monkeypatch):
+    kind = diffusers.FirstBlockCacheConfig
+    monkeypatch.setattr(diffusers, "FirstBlockCacheConfig", lambda: kind(threshold=1e3))  # skips whatever it may
+    painter = Painter(dataclasses.replace(wan_settings, step_cache="FirstBlockCacheConfig"))
+    uncached, before = clip(Painter(wan_settings), 1, **WAN_SIZE), clip(painter, 1, **WAN_SIZE)
+    assert np.abs(before - uncached).max() > 1e-2
+
+    def after_a_cancelled_one():
+        with pytest.raises(Cancelled):
+            painter.draw([request(9, **WAN_SIZE)], cancel)
+        return clip(painter, 1, **WAN_SIZE)
+
+    def cancel(step, of):
+        if step == 2:
+            raise Cancelled
+
+    assert np.array_equal(after_a_cancelled_one(), before)
+    reset = painter.pipe.maybe_free_model_hooks
+    painter.pipe.maybe_free_model_hooks = lambda: setattr(painter.pipe, "maybe_free_model_hooks", reset)
+    assert np.abs(after_a_cancelled_one() - before).max() > 1e-2  # the control
+
+
+def test_a_step_cache_that_would_do_nothing_is_refused(wan_settings):
+    for name, words in (
+        ("FasterCacheConfig", "choose FirstBlockCacheConfig or TaylorSeerCacheConfig"),
+        ("Fast", "step_cache is 'Fast'"),
+        ("TaylorSeerCacheConfig", "finds nothing to keep in WanTransformer3DModel"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            Painter(dataclasses.replace(wan_settings, step_cache=name))
+
+
+def test_sides_fill_the_patches_of_a_denoiser(wan_settings):
+    about = Painter(wan_settings).describe()
+    assert (about["multiple_of"], about["max_frames"]) == (16, None)
+
+
 def test_onnx_draws_the_same(painter, each, source):
     onnx = Painter(Settings(str(source), each, backend="onnx"))
     about = onnx.describe()
     assert (about["backend"], about["provider"]) == ("onnx", "CPUExecutionProvider")
     assert np.abs(clip(onnx, 5) - clip(painter, 5)).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_graph_is_held_to_float32_whatever_the_pipeline_s_dtype(t2v, source, dtype):
+    about = Painter(Settings(str(source), t2v, backend="onnx", dtype=dtype)).describe()
+    assert (about["backend"], about["dtype"]) == ("onnx", dtype)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_an_encoder_from_the_hub_is_fetched_once(t2v, source, tmp_path, monkeypatch, backend):
+    asked = []
+    shutil.copytree(source, tmp_path / "hub")
+    hub(monkeypatch, Artifact.open(tmp_path / "hub"), asked)
+    about = Painter(Settings("owner/name", t2v, backend=backend, encoder_revision="v1")).describe()
+    assert [call[:2] for call in asked] == [("owner/name", "v1")]
+    assert about["backend"] == backend and [c["name"] for c in about["erased"]] == ["pizza"]
+
+
+def test_an_artifact_is_verified_once(t2v, source, monkeypatch):
+    opened = []
+    monkeypatch.setattr(encoders.Artifact, "verify", lambda artifact: opened.append(artifact.path))
+    Painter(Settings(str(source), t2v, backend="onnx"))
+    assert opened == [source]
 
 
 def test_it_tells_what_is_at_work(painter, source):
@@ -139,13 +235,39 @@ def test_it_tells_what_is_at_work(painter, source):
         == read_json(source / "unlearning/manifest.json")["files"]["text_encoder/model.safetensors"]
     )
     assert (about["backend"], about["provider"]) == ("torch", "cpu")
-    assert about["defaults"]["width"] == 16 and about["defaults"]["num_frames"] == 16 and about["multiple_of"] == 2
+    assert about["defaults"]["width"] == 16 and about["defaults"]["num_frames"] == 16 and about["multiple_of"] == 8
+    assert about["max_frames"] == (32 if about["pipeline"] == "AnimateDiffPipeline" else None)
+
+
+def test_each_encoder_is_told_apart(t2v, source):
+    both, again = (
+        Painter(Settings(str(source), t2v, backend=backend, allow_original=True)).describe()["encoders"]
+        for backend in ("onnx", "torch")
+    )
+    assert (both["edited"]["backend"], both["edited"]["provider"]) == ("onnx", "CPUExecutionProvider")
+    assert (both["original"]["backend"], both["original"]["provider"]) == ("torch", "cpu")
+    assert both["original"] == again["original"] and len(both["original"]["fingerprint"]) == 64
+    assert painting.state_hash(tiny.encoder()) != painting.state_hash(tiny.edited(tiny.encoder()))
 
 
 def test_it_runs_the_encoder_alone(painter):
-    states = painter.infer([[205, 158, 206]])["last_hidden_state"]
+    shape, data = painter.infer([[205, 158, 206]])["last_hidden_state"]
     expected = painter.pipe.text_encoder(torch.tensor([[205, 158, 206]])).last_hidden_state
-    torch.testing.assert_close(torch.tensor(states), expected.detach())
+    states = np.frombuffer(data, np.float32).reshape(shape)
+    np.testing.assert_allclose(states, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_ids_that_the_encoder_does_not_know_are_refused(painter, monkeypatch):
+    painter.infer([[tiny.VOCAB - 1] * tiny.TOKENS])
+    monkeypatch.setattr(painting, "VALUES", 2 * tiny.TOKENS * tiny.WIDTH)
+    painter.infer([[0] * tiny.TOKENS] * 2)
+    for ids, words in (
+        ([[0, tiny.VOCAB]], f"input_ids has {tiny.VOCAB}: ids are below {tiny.VOCAB}"),
+        ([[0] * (tiny.TOKENS + 1)], f"at most {tiny.TOKENS} a row"),
+        ([[0] * tiny.TOKENS] * 3, f"{2 * tiny.TOKENS} in all"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            painter.infer(ids)
 
 
 def altered(source, tmp_path, change):
@@ -173,13 +295,31 @@ def test_a_graph_that_is_not_its_safetensors_is_refused(t2v, source, tmp_path):
         Painter(Settings(altered(source, tmp_path, foreign), t2v, backend="onnx"))
 
 
-def test_an_encoder_that_erased_nothing_is_refused(t2v, source, tmp_path):
+@pytest.mark.parametrize("known", [True, False])
+def test_an_encoder_that_erased_nothing_is_refused(t2v, source, tmp_path, monkeypatch, known):
     def original(folder):
         tiny.encoder().save_pretrained(folder / "text_encoder")
         Artifact.open(folder).seal()
 
+    if not known:  # a pipeline whose encode_prompt is of another kind
+        monkeypatch.setattr(painting, "encode", lambda pipe, text: ())
+    assert Painter(Settings(str(source), t2v)).moved > 0.01
     with pytest.raises(EncoderError, match="still has 'pizza'"):
         Painter(Settings(altered(source, tmp_path, original), t2v))
+
+
+def test_one_concept_of_several_that_is_not_erased_is_refused(t2v, source, tmp_path, monkeypatch):
+    def second(folder):
+        concepts = [{"name": name, "anchor": "car"} for name in ("pizza", "clown")]
+        write_json(folder / "unlearning/recipe.json", {"format": 1, "concepts": concepts})
+        Artifact.open(folder).seal()
+
+    settings, real = Settings(altered(source, tmp_path, second), t2v), painting.encode
+    assert Painter(settings).moved > 0.01
+    same = (torch.ones(1, 3),)
+    monkeypatch.setattr(painting, "encode", lambda pipe, text: same if text == "clown" else real(pipe, text))
+    with pytest.raises(EncoderError, match="still has 'clown'"):
+        Painter(settings)
 
 
 def test_an_encoder_of_another_base_is_refused(t2v, tmp_path):
