@@ -1,7 +1,8 @@
 """Serving against the loop that a user would write: one ``pipe(...)`` per request behind FastAPI.
 
 Everything in one run, so that the ratios hold whatever the machine: clips a minute at several concurrencies, torch and
-ONNX encoder, cache cold and warm, memory by process, and what the API itself costs a request.
+ONNX encoder, embedding cache cold and warm, memory by process, and what the API itself costs a request. The loop is
+measured with torch's own number of threads and with one thread, and the ratios are given to both.
 
     python -m scripts.bench.serving out --t2v demo:t2v-unet3d --json figures.json
 """
@@ -16,12 +17,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from serving.engine import rss
+
+GUIDANCE = 3.0
 PROMPTS = [
     f"a {colour} {thing}" for thing in ("cat", "car", "frog", "house") for colour in ("red", "blue", "big", "small")
 ]
@@ -48,11 +53,11 @@ def plain_loop(source: str, t2v: str, steps: int, frames: int) -> None:
                 prompt,
                 num_frames=frames,
                 num_inference_steps=steps,
-                guidance_scale=3.0,
+                guidance_scale=GUIDANCE,
                 generator=generator,
                 output_type="np",
             ).frames[0]
-            return Response(save_clip(clip, Path(folder) / "clip.mp4").read_bytes(), media_type="video/mp4")
+            return Response(save_clip(clip, Path(folder) / "clip.mp4", scale=1).read_bytes(), media_type="video/mp4")
 
     listening = listen("127.0.0.1", 0)
     print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
@@ -60,13 +65,23 @@ def plain_loop(source: str, t2v: str, steps: int, frames: int) -> None:
 
 
 class Service:
-    """A server in a process of its own, and how a clip is got from it."""
+    """A server in a process of its own, for the time of a ``with`` block, and how a clip is got from it."""
 
     def __init__(self, command: list[str], draw: Callable[[httpx.Client, str, int], bytes], threads: int | None = None):
         environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         assert self.process.stdout
         self.url, self.draw = self.process.stdout.readline().strip(), draw
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=600)
@@ -98,43 +113,95 @@ class Service:
             raise faults[0]
         return clips / (time.perf_counter() - begun) * 60
 
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-
 
 def from_loop(http: httpx.Client, prompt: str, seed: int) -> bytes:
     return http.get("/draw", params={"prompt": prompt, "seed": seed}).raise_for_status().content
 
 
-def from_jobs(steps: int, frames: int) -> Callable[[httpx.Client, str, int], bytes]:
-    def draw(http: httpx.Client, prompt: str, seed: int) -> bytes:
-        order = {"prompt": prompt, "seed": seed, "num_inference_steps": steps, "num_frames": frames}
-        id = http.post("/v1/videos", json=order).raise_for_status().json()["id"]
+class Jobs:
+    """How clips are ordered from the server under test."""
+
+    def __init__(self, steps: int, frames: int) -> None:
+        self.choices = {"num_inference_steps": steps, "num_frames": frames, "guidance_scale": GUIDANCE}
+
+    def order(self, http: httpx.Client, prompt: str, seed: int) -> str:
+        order = {"prompt": prompt, "seed": seed} | self.choices
+        return str(http.post("/v1/videos", json=order).raise_for_status().json()["id"])
+
+    def follow(self, http: httpx.Client, id: str) -> None:
         with http.stream("GET", f"/v1/videos/{id}/events") as events:
             for _ in events.iter_lines():
                 pass
+
+    def draw(self, http: httpx.Client, prompt: str, seed: int) -> bytes:
+        id = self.order(http, prompt, seed)
+        self.follow(http, id)
         return http.get(f"/v1/videos/{id}/content").raise_for_status().content
 
-    return draw
+    def encode(self, http: httpx.Client, prompt: str, seed: int) -> float:
+        """Milliseconds that the encoding of this clip's texts took."""
+        id = self.order(http, prompt, seed)
+        self.follow(http, id)
+        return float(http.get(f"/v1/videos/{id}").json()["seconds_by_stage"]["encode"]) * 1000
 
 
-def overhead(service: Service, requests: int = 200) -> dict[str, float]:
-    """Milliseconds a request that draws nothing, half of them and nineteen in twenty within."""
+def timed(calls: Sequence[Callable[[], Any]]) -> tuple[list[float], list[Any]]:
+    """Milliseconds of each call, and what it gave."""
+    times, given = [], []
+    for call in calls:
+        begun = time.perf_counter()
+        given.append(call())
+        times.append((time.perf_counter() - begun) * 1000)
+    return times, given
+
+
+def cache(service: Service, frames: int, clips: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds of a clip of one step and of its encoding, one clip after the other: with prompts that are
+    new to the server, then with the same again."""
+    jobs, rows = Jobs(1, frames), {}
+    with service.client() as http:
+        for state in ("cold", "warm"):
+            calls = [partial(jobs.encode, http, f"a cat and {i} cars", i) for i in range(clips)]
+            times, encoding = timed(calls)
+            rows[state] = {
+                "clip_ms": round(statistics.median(times), 1),
+                "encode_ms": round(statistics.median(encoding), 2),
+            }
+    return rows
+
+
+def overhead(service: Service, frames: int, requests: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of a request on an idle server, by kind: half of them and nineteen in twenty are within."""
+    jobs, rows = Jobs(1, frames), {}
     with service.client() as http:
         id = http.get("/v1/videos?limit=1").json()["data"][0]["id"]
-        times = []
-        for _ in range(requests):
-            begun = time.perf_counter()
-            http.get(f"/v1/videos/{id}").raise_for_status()
-            times.append((time.perf_counter() - begun) * 1000)
-    return {"median_ms": statistics.median(times), "p95_ms": statistics.quantiles(times, n=20)[-1]}
+        rows["GET"], _ = timed([partial(http.get, f"/v1/videos/{id}")] * requests)
+        rows["POST"] = []
+        for number in range(requests // 4):
+            times, [made] = timed([partial(jobs.order, http, PROMPTS[0], number)])
+            rows["POST"] += times
+            jobs.follow(http, made)  # the next order comes when nothing is drawn
+    return {
+        kind: {
+            "median_ms": round(statistics.median(times), 2),
+            "p95_ms": round(statistics.quantiles(times, n=20)[-1], 2),
+        }
+        for kind, times in rows.items()
+    }
 
 
 def memory(service: Service) -> dict[str, float]:
+    """Resident MB by process."""
     with service.client() as http:
-        found = re.findall(r'unlearn_resident_bytes\{process="([\w-]+)"\} (\S+)', http.get("/metrics").text)
-    return {name: round(float(size) / 1e6, 1) for name, size in found}
+        metrics = http.get("/metrics").text  # the loop has none
+    found = dict(re.findall(r'unlearn_resident_bytes\{process="([\w-]+)"\} (\S+)', metrics))
+    found = found or {"loop": rss(service.process.pid)}
+    return {name: round(float(size) / 1e6, 1) for name, size in found.items()}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.1)
 
 
 def main() -> None:
@@ -156,38 +223,38 @@ def main() -> None:
     loop += ["--steps", str(args.steps), "--frames", str(args.frames)]
     figures: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg()[0], "clips_per_minute": {}}
 
-    def measure(name: str, service: Service, start: float) -> None:
-        with service.client() as http:
-            if "jobs" in name:
-                while http.get("/health/ready").status_code != 200:
-                    time.sleep(0.1)
-                figures.setdefault("seconds_to_ready", {})[name] = round(time.perf_counter() - start, 1)
-                begun = time.perf_counter()
-                service.draw(http, "a first prompt", 0)
-                figures.setdefault("first_clip_seconds", {})[name] = round(time.perf_counter() - begun, 3)
-        service.rate(1, 1)
-        row = {}
-        for concurrency in (1, 4, 16):
-            row[concurrency] = round(service.rate(concurrency, max(4, args.clips * concurrency // 16)), 2)
-            print(f"{name:24} concurrency {concurrency:2}: {row[concurrency]:7.1f} clips a minute", flush=True)
-        figures["clips_per_minute"][name] = row
-        if "jobs" in name:
-            figures.setdefault("api_overhead", {})[name] = overhead(service)
+    def measure(name: str, service: Service) -> None:
+        served, begun = name.startswith("jobs"), time.perf_counter()
+        with service, service.client() as http:
+            if served:
+                until(lambda: http.get("/health/ready").status_code == 200)
+                figures.setdefault("seconds_to_ready", {})[name] = round(time.perf_counter() - begun, 1)
+                until(lambda: f"unlearn_workers {float(args.workers)}" in http.get("/metrics").text)
+                figures.setdefault("cache", {})[name] = cache(service, args.frames, args.clips // 2)
+            service.rate(args.workers, 2 * args.workers)
+            row = {}
+            for concurrency in (1, 4, 16):
+                row[concurrency] = round(service.rate(concurrency, max(4, args.clips * concurrency // 16)), 2)
+                print(f"{name:24} concurrency {concurrency:2}: {row[concurrency]:7.1f} clips a minute", flush=True)
+            figures["clips_per_minute"][name] = row
             figures.setdefault("memory_mb", {})[name] = memory(service)
-        service.end()
+            if served:
+                figures.setdefault("api_overhead", {})[name] = overhead(service, args.frames, 200)
 
+    loops = {"plain loop": None, "plain loop, 1 thread": 1}
     with tempfile.TemporaryDirectory() as data:
-        measure("plain loop", Service(loop, from_loop), time.perf_counter())
-        measure("plain loop, 1 thread", Service(loop, from_loop, threads=1), time.perf_counter())
+        for name, threads in loops.items():
+            measure(name, Service(loop, from_loop, threads))
         for backend in ("torch", "onnx"):
             command = [sys.executable, "-m", "unlearn_export", "serve", args.source, "--t2v", args.t2v, "--port", "0"]
             command += ["--backend", backend, "--data", f"{data}/{backend}", "--max-batch", str(args.max_batch)]
             command += ["--device", "cpu"] * args.workers
-            draw = from_jobs(args.steps, args.frames)
-            measure(f"jobs, {backend}", Service(command, draw), time.perf_counter())
+            measure(f"jobs, {backend}", Service(command, Jobs(args.steps, args.frames).draw))
     rates = figures["clips_per_minute"]
-    figures["ratio_to_plain_loop"] = {
-        name: {c: round(row[c] / rates["plain loop"][c], 2) for c in row} for name, row in rates.items()
+    figures["ratio_to"] = {
+        name: {to: {c: round(row[c] / rates[to][c], 2) for c in row} for to in loops}
+        for name, row in rates.items()
+        if name not in loops
     }
     figures["load_after"] = os.getloadavg()[0]
     print(json.dumps(figures, indent=2))
