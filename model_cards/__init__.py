@@ -107,23 +107,21 @@ def _public(source: str) -> str:
 
 
 def _commands(recipe: dict[str, Any], report: dict[str, Any] | None, has_onnx: bool) -> str:
-    """The command lines that make this artifact again; "" where its concepts differ in what one line says once.
+    """The command lines that make this artifact again.
 
     Every hyper-parameter is spelled out, so that the line outlives a change of defaults.
     """
     concepts, base, method = recipe["concepts"], recipe["base"], recipe["method"]
-    first = concepts[0]
-    if any((c["kind"], c["retain"]) != (first["kind"], first["retain"]) for c in concepts):
-        return ""
     source = base["source"] if base["source"] == "demo" or _on_hub(base) else _public(base["source"])
-    start = ["unlearn-export", "erase", *(c["name"] for c in concepts), "--base", source]
-    start += ["--revision", base["revision"]] if base["revision"] else []
-    words = ["--kind", first["kind"]]
-    if len(concepts) == 1:
-        words += [part for alias in _given(first) for part in ("--alias", alias)]
-    if first["anchor"] and all(c["anchor"] == first["anchor"] for c in concepts):
-        words += ["--anchor", first["anchor"]]
-    words += [part for name in first["retain"] for part in ("--retain", name)]
+    where = ["--base", source, *(["--revision", base["revision"]] if base["revision"] else []), "-o", "out"]
+    if len(concepts) > 1:
+        start, words = ["--plan", "recipe.json"], []
+    else:
+        [only] = concepts
+        start, words = [only["name"]], ["--kind", only["kind"]]
+        words += [part for alias in only["aliases"] for part in ("--alias", alias)]
+        words += ["--anchor", only["anchor"]] if only["anchor"] else []
+        words += [part for name in only["retain"] for part in ("--retain", name)]
     options = ["--method", method["name"]]
     for key, value in method["options"].items():
         if value != []:
@@ -132,7 +130,8 @@ def _commands(recipe: dict[str, Any], report: dict[str, Any] | None, has_onnx: b
     if any("file" in image for images in recipe["images"] for image in images):
         end += ["--images", "pictures"]
     end += ["--no-evaluate"] if has_onnx else ["--no-onnx", "--no-evaluate"]
-    erase = " \\\n  ".join(shlex.join(part) for part in ([*start, "-o", "out"], words, options, end))
+    parts = (["unlearn-export", "erase", *start, *where], words, options, end)
+    erase = " \\\n  ".join(shlex.join(part) for part in parts if part)
     return "\n".join([erase, *([_evaluate(report)] if report else []), "unlearn-export verify out"])
 
 
@@ -140,17 +139,13 @@ def _evaluate(report: dict[str, Any]) -> str:
     words = ["unlearn-export", "evaluate", "out", "--seed", str(report["seed"])]
     for rates in report["pipelines"].values():
         words += ["--t2v", _public(rates["source"])] if "source" in rates else []
-    size = ["--scorer", report["scorer"]] if report["scorer"] not in ("demo", None) else []
+    size = ["--references", "references"] if report["references"] else []
+    for name in ("scorer", "features"):
+        size += [f"--{name}", report["judges"][name]] if report["judges"][name] not in ("demo", None) else []
     for key, value in report["size"].items():
         if value is not None and key != "frames":
             size += [f"--{key.replace('_', '-')}", str(value)]
     return f"{shlex.join(words)} \\\n  {shlex.join(size)}"
-
-
-def _given(concept: dict[str, Any]) -> list[str]:
-    """The aliases to pass: from one that repeats the name in another case on, the method found them by itself."""
-    same = [i for i, alias in enumerate(concept["aliases"]) if alias.lower() == concept["name"].lower()]
-    return concept["aliases"][: same[0]] if same else concept["aliases"]
 
 
 def _escape(value: object) -> str:

@@ -25,6 +25,7 @@ from unlearn_export.erase import erase
 from unlearn_export.errors import ArtifactError
 from unlearn_export.methods import make_method
 from unlearn_export.onnx_export import export_onnx
+from unlearn_export.plan import read_plan
 
 GOLDEN = Path(__file__).parent / "golden/card.md"
 REPO = "someone/no-pizza"
@@ -94,6 +95,8 @@ def evaluation(**changes):
         },
         "targets": ["pizza"],
         "holdout": ["frog"],
+        "references": 0,
+        "judges": {"scorer": None, "features": None},
         "drift": {"empty": 0.000012, "concept": 0.531234, "others": 0.031201},
         "pipelines": {
             "t2i": {"before": rates(23, 70, 24), "after": rates(1, 69, 24)},
@@ -281,14 +284,13 @@ def test_the_commands_say_what_the_recipe_says(tmp_path):
     assert str(verified["folder"]) == "out"
 
 
-def test_concepts_that_one_line_cannot_say(tmp_path):
+def test_several_concepts_are_a_plan(tmp_path):
     first = recipe()["concepts"][0]
-    several = [first, first | {"name": "clown", "anchor": "robot", "aliases": []}]
-    erased = parsed(commands(render(folder(tmp_path, recipe(concepts=several))))[0])
-    assert erased["concepts"] == ("pizza", "clown") and not erased["aliases"] and not erased["anchor"]
-    mixed = [first, first | {"name": "ink", "kind": "style"}]
-    text = render(folder(tmp_path, recipe(concepts=mixed)))
-    assert "unlearn_export.build" in text and "```bash" not in text
+    concepts = [first, first | {"name": "ink", "kind": "style", "anchor": "flat", "aliases": []}]
+    path = folder(tmp_path, recipe(concepts=concepts))
+    erased = parsed(commands(render(path))[0])
+    assert not erased["concepts"] and str(erased["plan"]) == "recipe.json"
+    assert read_plan(path.path / "unlearning" / "recipe.json") == [Concept.from_json(c) for c in concepts]
 
 
 def stable_diffusion(original):
@@ -315,7 +317,7 @@ def test_the_commands_make_the_same_weights_again(tmp_path):
     base = load_base(str(tmp_path / "sd"))
     method = make_method("anchor", {"steps": "2", "batch": "2", "parts": "mlp"})
     first = erase(base, [Concept("Pizza", aliases=("calzone",))], method, seed=5)
-    assert first.recipe["concepts"][0]["aliases"] == ["calzone", "pizza"]  # the second is the method's own
+    assert first.recipe["concepts"][0]["aliases"] == ["calzone"]  # "pizza" is the name itself
 
     line = commands(render(folder(tmp_path / "artifact", first.recipe)))[0]
     said = parsed(line)

@@ -1,6 +1,7 @@
 """Erasing on the real demo base: what goes, what stays, and that it can be done again."""
 
 import copy
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def test_epsilon_and_velocity_targets(base: Base) -> None:
         scheduler = copy.deepcopy(base.pipeline.scheduler)
         scheduler.register_to_config(prediction_type=kind)
         pipeline.scheduler = scheduler
-        other = Base(**{**base.__dict__, "pipeline": pipeline})
+        other = dataclasses.replace(base, pipeline=pipeline)
         if kind == "flow":
             with pytest.raises((UsageError, ValueError)):
                 denoising_loss(other, latents, noise, torch.tensor([0]), states)

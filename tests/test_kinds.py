@@ -1,6 +1,7 @@
 """Concepts of every kind on the demo base: styles, characters and persons go too, and their neighbours stay."""
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
 from unlearn_export.errors import UsageError
 from unlearn_export.methods import Anchor
+from unlearn_export.methods.anchor import Prompts, anchors, neighbours
 from unlearn_export.vocabulary import GENERAL
 
 SUBJECTS = ("cat", "car", "robot", "banana", "key", "frog", "pizza", "baby", "guitar")
@@ -29,12 +31,18 @@ def scorer() -> DemoScorer:
     return DemoScorer()
 
 
-def seen(base: Base, encoder: PreTrainedModel, scorer: DemoScorer, pairs: list[tuple[str, str]]) -> tuple[float, float]:
-    """How often pictures of (concept, style) show the concept, and the style."""
+def seen(
+    base: Base,
+    encoder: PreTrainedModel,
+    scorer: DemoScorer,
+    pairs: list[tuple[str, str]],
+    prompts: Sequence[str] = (),
+) -> tuple[float, float]:
+    """How often pictures of (concept, style) show the concept, and the style; ``prompts`` may ask for other things."""
     pipeline = copy.copy(base.pipeline)
     pipeline.register_modules(text_encoder=encoder)
     noise = [torch.Generator().manual_seed(70 + i) for i in range(len(pairs))]
-    prompts = [f"a picture of a {concept} in {style} style" for concept, style in pairs]
+    prompts = list(prompts) or [f"a picture of a {concept} in {style} style" for concept, style in pairs]
     drawn = pipeline(prompts, num_inference_steps=8, guidance_scale=3.0, generator=noise, output_type="pt").images
     scores = scorer.score(drawn.float().clamp(0, 1))
     concepts, styles = scores.concept.argmax(1).tolist(), scores.style.argmax(1).tolist()
@@ -96,9 +104,48 @@ def test_the_lists_of_words_are_whole() -> None:
     assert "police officer" in GENERAL.concepts and "police" not in GENERAL.concepts
 
 
+def test_what_a_concept_becomes_is_near_but_not_too_near(base: Base) -> None:
+    for name in ("guitar", "pizza", "cat", "robot"):
+        concept = Concept(name)
+        near = dict(neighbours(base, concept, [n for n in VOCABULARY.concepts if n != name and same_group(n, name)]))
+        order = anchors(base, concept, avoid={name})
+        assert near[order[0]] == max(c for c in near.values() if c <= 0) < max(near.values())
+        assert sorted(order) == sorted(near)
+
+
+def same_group(one: str, other: str) -> bool:
+    return VOCABULARY.groups[one] == VOCABULARY.groups[other]
+
+
+@pytest.mark.parametrize(
+    ("name", "anchor", "shift"), [("baby", "old man", 1), ("old man", "baby", -1), ("cat", "car", 0)]
+)
+def test_names_of_other_lengths_take_each_others_places(name: str, anchor: str, shift: int, base: Base) -> None:
+    prompts = Prompts(base, [Concept(name, "person", anchor=anchor)], (), torch.Generator().manual_seed(3))
+    tokenizer = base.pipeline.tokenizer
+    said, meant, places = prompts.concept(20)
+    last = [tokenizer(n, add_special_tokens=False).input_ids[-1] for n in (name, anchor)]
+    for ours, theirs, place in zip(said.tolist(), meant.tolist(), places.tolist(), strict=True):
+        at = len(ours) - 1 - ours[::-1].index(last[0])  # the name's last token gets the state of the anchor's
+        assert theirs[place[at]] == last[1] and place[at] == at + shift
+        assert [theirs[p] for p in place[at:]] == [last[1], *ours[at + 1 :]][: len(place) - at]
+        start = at - len(name.split()) + 1
+        assert place[:start] == list(range(start)) and theirs[:start] == ours[:start]
+
+
+def test_an_anchor_of_more_words_than_the_name_is_what_is_drawn(base: Base, scorer: DemoScorer) -> None:
+    erased = erase(base, [Concept("baby", "person", anchor="old man")], METHOD)
+    styles = scorer.styles * 3
+    assert seen(base, base.encoder, scorer, [("baby", style) for style in styles])[0] >= 0.8  # the control
+    prompts = [f"a picture of a baby in {style} style" for style in styles]
+    assert seen(base, erased.encoder, scorer, [("old man", style) for style in styles], prompts)[0] >= 0.8
+
+
 def test_synonyms_become_aliases_and_held_out_names_must_be_known(base: Base) -> None:
     [resolved] = Anchor().resolve(base, [Concept("pepperoni")])
     assert set(resolved.names) == {"pizza", "pepperoni", "pizza slice"}
+    [shouted] = Anchor().resolve(base, [Concept("PIZZA", aliases=("Pie", "pie"))])
+    assert shouted.names == ("PIZZA", "Pie", "pepperoni", "pizza slice")
     [chosen] = Anchor().resolve(base, [Concept("pizza", anchor="key")])
     assert chosen.anchor == "key"
     held = Anchor(holdout=(Anchor().resolve(base, [Concept("pizza")])[0].anchor,))

@@ -9,12 +9,14 @@ import contextlib
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
+from serving_client import running
 
 from unlearn_export.artifact import Artifact
 from unlearn_export.cli import main
@@ -46,6 +48,13 @@ def run(words: list[str]) -> None:
         assert len(words) == 1 and os.access(ROOT / words[0], os.X_OK), words
         return
     assert words[0] == "unlearn-export", f"the README has a command that this test does not know: {words}"
+    if words[1] == "serve":  # it does not end by itself
+        with running([sys.executable, "-m", "unlearn_export", *words[1:], "--port", "0"]) as server:
+            [model, *_] = server.ready().http.get("/v1/models").json()["data"]
+            assert server.http.get("/").headers["content-type"].startswith("text/html")
+        assert [concept["name"] for concept in model["erased"]] == ["pizza"]
+        assert server.process.returncode == 0
+        return
     small = SMALL.get(words[1], [])
     if words[1:3] == ["erase", "pizza"] and words[-1] == "out":
         small = ["--no-evaluate", "-O", "steps=60"]  # the artifact that the later commands take, with its graph

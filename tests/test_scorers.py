@@ -22,7 +22,7 @@ from unlearn_export.concept import Concept
 from unlearn_export.errors import BaseError, DependencyError, ImagesError, UsageError
 from unlearn_export.evaluation.samples import Ask, draw
 from unlearn_export.evaluation.scorer import Scores
-from unlearn_export.scorers import load_scorer
+from unlearn_export.scorers import load_features, load_scorer
 from unlearn_export.scorers.clip import CONCEPT_PROMPTS, NOTHING, STYLE_PROMPTS, ClipScorer
 from unlearn_export.scorers.face import FaceScorer
 from unlearn_export.scorers.nudity import NudeNetScorer
@@ -177,6 +177,10 @@ def test_a_users_own_scorer_by_dotted_path(base: Base, tmp_path: Path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     assert load_scorer("judges:Mine", base).concepts == ("pizza",)
     assert load_scorer("unlearn_export.demo.scorer:DemoScorer", base).name == "demo"
+    assert load_features("unlearn_export.demo.scorer:DemoScorer").name == "demo"
+    for name, words in (("judges:Mine", "no features: it has no features"), ("judges", "give package.module:Factory")):
+        with pytest.raises(UsageError, match=words):
+            load_features(name)
     for name, words in (("judges:Half", "no concepts, styles, score"), ("judges:Nobody", "Nobody"), ("nil:X", "nil")):
         with pytest.raises(UsageError, match=words):
             load_scorer(name, base)

@@ -155,7 +155,7 @@ def renewed(artifact: Artifact) -> Iterator[Artifact]:
 
     Files are shared with the original until they are replaced, so they must be written by rename, as all are here.
     """
-    with staged(artifact.path, overwrite=True) as folder:
+    with staged(artifact.path.resolve(), overwrite=True) as folder:
         shutil.copytree(artifact.path, folder, dirs_exist_ok=True, copy_function=_link)
         yield Artifact(folder)
 
@@ -174,7 +174,9 @@ def check_free(out: Path, *, overwrite: bool = False) -> None:
     if not overwrite:
         raise ArtifactError(f"{out} exists already: choose another folder or pass --overwrite")
     ours = (out / RECIPE).is_file() or (out.is_dir() and not any(out.iterdir()))
-    if out.is_symlink() or not ours or out.resolve() == Path.cwd():
+    if out.resolve() == Path.cwd():
+        raise ArtifactError(f"{out.resolve()} cannot be replaced from within: run this from another folder")
+    if out.is_symlink() or not ours:
         raise ArtifactError(f"{out} is no artifact that could be replaced: choose another folder")
 
 

@@ -4,12 +4,13 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -23,6 +24,8 @@ HUB_FILES = [
     *("model_index.json", "README.md", "LICENSE*", "scheduler/*", "tokenizer/*"),
     *(f"{part}/{file}" for part in ("text_encoder", "unet", "vae") for file in ("config.json", "*.safetensors")),
 ]
+TOKENIZER_FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))  # either holds all of a CLIP tokenizer
+HUB_COPIES = ["*.fp16.*", "*.non_ema.*"]  # of the same weights
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,22 @@ class Base:
         return self.pipeline.text_encoder
 
     @property
+    def guidance(self) -> float | None:
+        """The guidance scale that its pictures are drawn with; None is the pipeline's own."""
+        return demo.GUIDANCE if self.source == "demo" else None
+
+    @property
+    def scorer(self) -> str | None:
+        """Who judges its pictures unless told otherwise, as ``load_scorer`` names it; None where nobody is known."""
+        return "demo" if self.source == "demo" else None
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of one picture's latents."""
         unet = self.pipeline.unet.config
         return unet.in_channels, unet.sample_size, unet.sample_size
 
-    @property
+    @cached_property
     def noise_scheduler(self) -> DDPMScheduler:
         """The training schedule behind whatever sampler the pipeline carries."""
         return DDPMScheduler.from_config(self.pipeline.scheduler.config)
@@ -80,6 +93,15 @@ class Base:
             truncation=True,
             return_tensors="pt",
         ).input_ids
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """sha256 of the tokenizer's words and merges."""
+        digest = hashlib.sha256()
+        names = next(n for n in TOKENIZER_FILES if all((self.tokenizer_folder / name).is_file() for name in n))
+        for name in names:
+            digest.update((self.tokenizer_folder / name).read_bytes())
+        return digest.hexdigest()
 
     def key_names(self) -> list[str]:
         """The tensor names in the base's own weights file; they differ between transformers 4 and 5."""
@@ -130,9 +152,10 @@ def load_base(source: str, revision: str | None = None, device: str = "cpu") -> 
             feature_extractor=None,
             requires_safety_checker=False,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BaseError(f"cannot load {source}: {str(error).splitlines()[0]}") from error
     pipeline.set_progress_bar_config(disable=True)
+    _check_complete(source, folder, pipeline)
     name, text = _license(folder)
     return Base(
         source if revision else f"./{folder.resolve().name}",
@@ -144,6 +167,27 @@ def load_base(source: str, revision: str | None = None, device: str = "cpu") -> 
         name,
         text,
     )
+
+
+def _check_complete(source: str, folder: Path, pipeline: StableDiffusionPipeline) -> None:
+    """Raise BaseError where a part lacks weights: diffusers leaves those empty, transformers makes them up."""
+    stored: set[str] = set()
+    for file in _weight_files(folder / "text_encoder"):
+        with safe_open(file, "pt") as opened:
+            stored |= {bare(key) for key in opened.keys()}  # noqa: SIM118
+    absent = [f"text_encoder's {n}" for n, _ in pipeline.text_encoder.named_parameters() if bare(n) not in stored]
+    for name in ("unet", "vae"):
+        absent += [f"{name}'s {n}" for n, weight in getattr(pipeline, name).named_parameters() if weight.is_meta]
+    if absent:
+        raise BaseError(f"{source} is incomplete: its files have no tensor for the {absent[0]}")
+    tokenizer = folder / "tokenizer"
+    if not any(all((tokenizer / name).is_file() for name in names) for names in TOKENIZER_FILES):
+        raise BaseError(f"{source} is incomplete: {tokenizer} has neither vocab.json and merges.txt nor tokenizer.json")
+
+
+def bare(key: str) -> str:
+    """A tensor's name without the prefix that transformers 4 has and 5 has not."""
+    return key.removeprefix("text_model.")
 
 
 def _frozen(pipeline: StableDiffusionPipeline, device: str) -> StableDiffusionPipeline:
@@ -164,7 +208,9 @@ def _download(source: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(source, revision=revision, allow_patterns=HUB_FILES))
+        folder = Path(
+            snapshot_download(source, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_COPIES)
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         raise BaseError(

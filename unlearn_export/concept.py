@@ -159,8 +159,11 @@ class Concept:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name and its aliases, each once."""
-        return tuple(dict.fromkeys((self.name, *self.aliases)))
+        """The name and its aliases, each once, in whatever case it came first."""
+        once: dict[str, str] = {}
+        for name in (self.name, *self.aliases):
+            once.setdefault(name.lower(), name)
+        return tuple(once.values())
 
     def prompts(self) -> list[str]:
         """Every template of this kind with every name, name by name."""

@@ -1,9 +1,7 @@
 """Run an eraser on a base, with a seed and a recipe, and write the result into an artifact folder."""
 
-import hashlib
 import json
 import platform
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .artifact import FORMAT, RECIPE, WEIGHTS, write_json, write_text
-from .base import Base
+from .base import Base, bare
 from .concept import Concept
-from .errors import BaseError, ImagesError, UnlearnExportError, UsageError
+from .errors import ImagesError, UnlearnExportError, UsageError
 from .images import FewShot, read_images, sample_images
 from .methods import Method, OnStep
 
@@ -54,7 +52,6 @@ def erase(
     names = [name.lower() for c in concepts for name in c.names]
     if len(set(names)) < len(names):
         raise UsageError(f"a name occurs in two concepts: {', '.join(names)}")
-    torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     concepts = method.resolve(base, concepts)
     shots = _few_shot(base, concepts, method, images, generator)
@@ -70,7 +67,7 @@ def erase(
             "revision": base.revision,
             "license": base.license,
             "text_encoder_sha256": base.fingerprint,
-            "tokenizer_sha256": _tokenizer_hash(base),
+            "tokenizer_sha256": base.tokenizer_fingerprint,
         },
         "concepts": [asdict(c) for c in concepts],
         "method": {"name": type(method).name, "options": asdict(method)},  # type: ignore[call-overload]
@@ -100,16 +97,6 @@ def _few_shot(
     return [read_images(base, folder / c.name) for c in concepts]
 
 
-def _tokenizer_hash(base: Base) -> str:
-    digest = hashlib.sha256()
-    for name in ("vocab.json", "merges.txt"):
-        file = base.tokenizer_folder / name
-        if not file.is_file():
-            raise BaseError(f"the base's tokenizer has no {name}")
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def write_encoder(base: Base, erased: ErasedEncoder, folder: Path) -> None:
     """Write text_encoder/, tokenizer/, the recipe, LICENSE and NOTICE into ``folder``.
 
@@ -124,6 +111,7 @@ def write_encoder(base: Base, erased: ErasedEncoder, folder: Path) -> None:
             shutil.copy(file, target)
     save_file(_named_like(base, erased.encoder), folder / WEIGHTS, metadata={"format": "pt"})
     shutil.copytree(base.tokenizer_folder, folder / "tokenizer")
+    _complete_tokenizer(folder / "tokenizer")
     write_json(folder / RECIPE, erased.recipe)
     write_text(folder / "LICENSE", base.license_text)
     names = ", ".join(c["name"] for c in erased.recipe["concepts"])
@@ -131,20 +119,22 @@ def write_encoder(base: Base, erased: ErasedEncoder, folder: Path) -> None:
         folder / "NOTICE",
         f"This folder holds a modified copy of the text encoder of {base.source.removeprefix('./')}"
         + (f" at revision {base.revision}" if base.revision else "")
-        + f".\nModified: {WEIGHTS}, so that prompts naming {names} no longer draw it; {RECIPE} tells how.\n"
+        + f".\nModified: {WEIGHTS}, so that prompts naming {names} should no longer draw it; {RECIPE} tells how.\n"
         f"Unmodified: tokenizer/ and text_encoder/config.json. The base's licence ({base.license}) is in LICENSE\n"
         "and applies to this copy, with its use restrictions where it has any.\n",
     )
 
 
+def _complete_tokenizer(folder: Path) -> None:
+    """Write vocab.json and merges.txt from tokenizer.json where they lack: older readers know no other files."""
+    if (folder / "vocab.json").is_file():
+        return
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    write_text(folder / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False))
+    write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
+
+
 def _named_like(base: Base, encoder: PreTrainedModel) -> dict[str, Tensor]:
     state = {bare(k): v for k, v in encoder.state_dict().items()}
-    named = {k: state.pop(bare(k)).cpu().contiguous() for k in base.key_names() if bare(k) in state}
-    if state:
-        raise BaseError(f"the base's weights file has no tensor for {sorted(state)[0]}: its encoder is incomplete")
-    return named
-
-
-def bare(key: str) -> str:
-    """A tensor's name without the prefix that transformers 4 has and 5 has not."""
-    return re.sub(r"^text_model\.", "", key)
+    return {k: state[bare(k)].cpu().contiguous() for k in base.key_names() if bare(k) in state}

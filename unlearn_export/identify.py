@@ -1,6 +1,5 @@
 """Know a concept before touching it: does the base draw it, by which words, and what stands close to it?"""
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,15 +8,15 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from . import demo
 from .artifact import write_json
 from .base import Base
 from .concept import TEMPLATES, Concept
 from .errors import UnlearnExportError, UsageError
+from .evaluation import known_as
 from .evaluation.rates import Rate
 from .evaluation.samples import Ask, draw, to_images
 from .evaluation.scorer import Scorer
-from .media import contact_sheet
+from .media import contact_sheet, save_image
 from .methods.anchor import anchors, neighbours
 from .plan import write_plan
 
@@ -47,9 +46,7 @@ class Identification:
             write_json(folder / "identify.json", self.report)
             if self.rows:
                 sheet = contact_sheet(list(self.rows.values()), list(self.rows), tile=96, font_size=13)
-                part = folder / ".identify.png.part"
-                sheet.save(part, format="PNG")
-                os.replace(part, folder / "identify.png")
+                save_image(sheet, folder / "identify.png")
             else:
                 (folder / "identify.png").unlink(missing_ok=True)  # of an earlier look
         except OSError as error:
@@ -75,12 +72,11 @@ def identify(
 
     A word "draws it" where its rate's 95 % interval lies above that of the false positives: how often the judge sees
     the concept where another thing was asked for. Suggested are the words that draw it as aliases (without a scorer all
-    that were given or are known), the nearest neighbours to retain, and as anchor the nearest one of its group that the
-    base draws. Raises UsageError where the scorer does not know the concept.
+    that were given or are known), the nearest neighbours to retain, and as anchor the first that ``methods.anchor``
+    would take and that the base draws. Raises UsageError where the scorer does not know the concept.
     """
     target = base.vocabulary.like(concept.name) or concept.name
-    if guidance is None and base.source == "demo":
-        guidance = demo.GUIDANCE
+    guidance = base.guidance if guidance is None else guidance
     words = {concept.name: "name"} | _other_words(base, concept)
     style = concept.kind == "style"
     pool = base.vocabulary.styles if style else base.vocabulary.concepts
@@ -98,7 +94,7 @@ def identify(
     rates = {name: Rate.of(s.target if name in words else s.own) for name, s in seen.items()}
     draws = {word: _above(rates[word], floor) for word in words if seen}
     extra = [w for w, source in words.items() if source != "name" and draws.get(w, source in ("given", "synonym"))]
-    anchor = _anchor(base, concept, target, [name for name, _ in near], rates)
+    anchor = _anchor(base, concept, target, rates)
     suggested = Concept(concept.name, concept.kind, tuple(extra), anchor, tuple(closest))
     report = {
         "format": FORMAT,
@@ -165,12 +161,9 @@ def _look(
     on_batch: OnBatch | None,
 ) -> dict[str, _Seen]:
     """Draw each word and each other thing so often, and see. → by what was asked for"""
+    known_as(scorer, base, concept)
     style = concept.kind == "style"
     known = scorer.styles if style else scorer.concepts
-    if target not in known:
-        raise UsageError(
-            f"the scorer {scorer.name!r} knows no {concept.kind} {concept.name!r}: it knows {', '.join(known)}"
-        )
     asks: list[Ask] = []
     asked: list[tuple[str, str]] = []  # of each ask: the thing and the template
     for name, n in (*words.items(), *others.items()):
@@ -214,13 +207,12 @@ def _above(rate: Rate, floor: Rate) -> bool:
     return ours is not None and ours[0] > (theirs[1] if theirs else 0)
 
 
-def _anchor(base: Base, concept: Concept, target: str, near: list[str], rates: dict[str, Rate]) -> str:
-    """The first of ``near`` that it may become and that the base draws more often than not, or else the first."""
+def _anchor(base: Base, concept: Concept, target: str, rates: dict[str, Rate]) -> str:
+    """The best name that it may become and that the base draws more often than not, or else the best; "" for none."""
     try:
-        eligible = set(anchors(base, concept, avoid={target}))
+        names = anchors(base, concept, avoid={target})
     except UsageError:  # the base knows nothing of its kind
         return ""
-    names = [name for name in near if name in eligible]
     return next((name for name in names if name in rates and 2 * rates[name].hits > rates[name].n), names[0])
 
 

@@ -30,7 +30,8 @@ def sample_images(base: Base, concept: Concept, n: int, generator: torch.Generat
     prompts = concept.prompts()
     stride = max(1, len(prompts) // n)
     chosen = [prompts[(i * stride) % len(prompts)] for i in range(n)]
-    latents = base.pipeline(chosen, num_inference_steps=steps, generator=generator, output_type="latent").images
+    how = {} if base.guidance is None else {"guidance_scale": base.guidance}
+    latents = base.pipeline(chosen, num_inference_steps=steps, generator=generator, output_type="latent", **how).images
     digests = (hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in latents)
     return FewShot(latents, tuple({"prompt": p, "sha256": d} for p, d in zip(chosen, digests, strict=True)))
 

@@ -21,7 +21,7 @@ def write_plan(path: Path, concepts: Sequence[Concept]) -> None:
 
 
 def read_plan(path: Path) -> list[Concept]:
-    """The concepts of a plan: an object or a list of them, whose keys are the fields of ``Concept``.
+    """The concepts of a plan: an object or a list of them, whose keys are the fields of ``Concept``, or a recipe.
 
     Raises UsageError where the file cannot be read or is no plan.
     """
@@ -31,6 +31,8 @@ def read_plan(path: Path) -> list[Concept]:
         raise UsageError(f"cannot read the plan {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UsageError(f"the plan {path} is not JSON: {error}") from error
+    if isinstance(data, dict) and "method" in data:  # an artifact's recipe.json
+        data = data.get("concepts")
     objects = data if isinstance(data, list) else [data]
     if not objects:
         raise UsageError(f"the plan {path} names no concept")

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .artifact import Artifact, read_json, write_text
+from .evaluation import picture_files
 from .evaluation.gates import MEANING, figures
 
 TEMPLATE = "report.html.jinja"
@@ -60,8 +61,8 @@ def render_report(artifact: Artifact) -> str:
 
 def _pictures(folder: Path, name: str) -> dict[str, str]:
     """sheet, before and after of a pipeline as data URIs; "" for what is not there, such as clips of a still."""
-    files = {"sheet": f"{name}.png", "before": f"{name}-before.webp", "after": f"{name}-after.webp"}
-    return {key: _data_uri(folder / file) if (folder / file).is_file() else "" for key, file in files.items()}
+    files = picture_files(name).items()
+    return {key: _data_uri(folder / file) if (folder / file).is_file() else "" for key, file in files}
 
 
 def _data_uri(file: Path) -> str:

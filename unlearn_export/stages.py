@@ -1,7 +1,6 @@
 """The stages of making an artifact, together or one at a time: edit, ONNX, evaluation, card."""
 
 import copy
-import json
 import resource
 import sys
 import time
@@ -19,17 +18,17 @@ from transformers import PreTrainedModel
 import model_cards
 
 from . import demo
-from .artifact import CARD, EVALUATION, ONNX, WEIGHTS, Artifact, renewed, staged, write_text
-from .base import Base, load_base
+from .artifact import CARD, ONNX, WEIGHTS, Artifact, renewed, staged, write_text
+from .base import Base, bare, load_base
 from .concept import Concept
-from .erase import ErasedEncoder, bare, erase, write_encoder
-from .errors import ArtifactError, BaseError, UsageError
-from .evaluation import Evaluation, OnProgress, Scorer, Size, evaluate, known_as
+from .erase import ErasedEncoder, erase, write_encoder
+from .errors import ArtifactError, BaseError, EncoderError, UsageError
+from .evaluation import Evaluation, Features, OnProgress, Scorer, Size, evaluate, known_as, picture_files
 from .images import read_references
 from .methods import Method, OnStep
 from .onnx_export import OnnxExport, export_onnx
 from .report import write_report
-from .scorers import load_scorer
+from .scorers import load_features, load_scorer
 
 
 @dataclass(frozen=True)
@@ -38,13 +37,15 @@ class Assessment:
 
     t2v: pipelines beside the base, as ``load_t2v`` names them. scorer: as ``load_scorer`` names it. None: the demo's
     own for the demo base, else none, and without a scorer nothing is drawn. references: a folder of protected
-    pictures, for the copyright metric. seed: of the noise, before and after alike.
+    pictures, for the copyright metric. features: as ``load_features`` names it, for the distribution distance; None
+    is the scorer itself. seed: of the noise, before and after alike.
     """
 
     size: Size = field(default_factory=Size)
     t2v: Sequence[str] | None = None
     scorer: str | None = None
     references: Path | None = None
+    features: str | None = None
     seed: int = 1000
 
 
@@ -100,10 +101,9 @@ def build(
 
 def export(artifact: Artifact, source: str | None = None) -> OnnxExport:
     """Write the ONNX graph of an existing artifact anew. source: where its base is, if not where it was."""
-    base = base_of(artifact, source)
-    encoder = read_encoder(base, artifact)
     with renewed(artifact) as twin:
-        result = export_onnx(encoder, twin.path / "text_encoder")
+        base = base_of(artifact, source)
+        result = export_onnx(read_encoder(base, artifact), twin.path / "text_encoder")
         finish(twin)
     return replace(result, path=artifact.path / ONNX)
 
@@ -113,14 +113,17 @@ def measure(
 ) -> Evaluation:
     """Evaluate an existing artifact anew. source: where its base is, if not where it was."""
     hooks = hooks or Hooks()
-    base = base_of(artifact, source)
-    erased = ErasedEncoder(read_encoder(base, artifact), artifact.recipe)
-    jury = _Jury.gather(base, [Concept.from_json(c) for c in artifact.recipe["concepts"]], how)
-    with hooks.stage("evaluate"):
-        result = jury.judge(base, erased, hooks)
-    earlier = (artifact.evaluation or {}).get("cost", {}).get("seconds", {})
-    result.report["cost"] = _cost(artifact.recipe, earlier | hooks.seconds)
     with renewed(artifact) as twin:
+        base = base_of(artifact, source)
+        erased = ErasedEncoder(read_encoder(base, artifact), artifact.recipe)
+        jury = _Jury.gather(base, [Concept.from_json(c) for c in artifact.recipe["concepts"]], how)
+        with hooks.stage("evaluate"):
+            result = jury.judge(base, erased, hooks)
+        earlier = artifact.evaluation or {"pipelines": {}}
+        result.report["cost"] = _cost(artifact.recipe, earlier.get("cost", {}).get("seconds", {}) | hooks.seconds)
+        for name in earlier["pipelines"]:
+            for file in picture_files(name).values():
+                (twin.path / "unlearning" / file).unlink(missing_ok=True)
         result.write(twin.path / "unlearning")
         finish(twin)
     return result
@@ -142,7 +145,7 @@ def base_of(artifact: Artifact, source: str | None = None) -> Base:
     where = source or made_from["source"]
     if where.startswith("./") and not Path(where).is_dir():
         raise ArtifactError(f"{artifact.path} was made from a local folder {where[2:]!r}: say where it is with --base")
-    base = load_base(where, made_from["revision"])
+    base = load_base(where, None if source else made_from["revision"])
     if base.fingerprint != made_from["text_encoder_sha256"]:
         raise ArtifactError(f"{artifact.path} was made from another text encoder than {where} has")
     return base
@@ -160,18 +163,23 @@ def read_encoder(base: Base, artifact: Artifact) -> PreTrainedModel:
     return encoder
 
 
-def load_t2v(name: str) -> DiffusionPipeline:
-    """``demo:t2v-motion``, ``demo:t2v-unet3d``, or whatever diffusers loads from a folder or Hub id.
+def load_t2v(source: str, base: Base) -> DiffusionPipeline:
+    """``demo:NAME``, or whatever diffusers loads from a folder or Hub id, where the base is.
 
-    Raises BaseError where nothing can be loaded from there.
+    Raises what ``serving.load_pipeline`` raises, and BaseError where the pipeline's text encoder is not the base's: no
+    edit of this base has any part in what it draws.
     """
-    if name.startswith("demo:"):
-        return demo.load(name.removeprefix("demo:"))
+    from serving import load_pipeline
+    from serving.encoders import check_drop_in
+
+    pipeline = load_pipeline(source, device=base.encoder.device)
+    own = getattr(pipeline, "text_encoder", None)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(name, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, AttributeError, TypeError) as error:
-        raise BaseError(f"cannot load the pipeline {name}: {' '.join(str(error).split())[:200]}") from error
-    pipeline.set_progress_bar_config(disable=True)
+        if own is None:
+            raise EncoderError("it has none")
+        check_drop_in(base.encoder, own)
+    except EncoderError as error:
+        raise BaseError(f"{source} does not share its text encoder with {base.source}: {error}") from error
     return pipeline
 
 
@@ -196,14 +204,16 @@ class _Jury:
     sources: dict[str, str]
     t2v: dict[str, DiffusionPipeline]
     references: Tensor | None
+    features: Features | None
+    judges: dict[str, str | None]  # how scorer and features were named, the way to a folder left out
 
     @classmethod
     def gather(cls, base: Base, concepts: Sequence[Concept], how: Assessment) -> "_Jury":
-        size, t2v, name = how.size, how.t2v, how.scorer
-        if base.source == "demo":
-            name = name or "demo"
-            t2v = [f"demo:{p}" for p in demo.PIPELINES if p != "t2i"] if t2v is None else t2v
-            size = replace(size, guidance=demo.GUIDANCE) if size.guidance is None else size
+        size, t2v, name = how.size, how.t2v, how.scorer or base.scorer
+        if size.guidance is None:
+            size = replace(size, guidance=base.guidance)
+        if t2v is None and base.source == "demo":
+            t2v = [f"demo:{p}" for p in demo.PIPELINES if p != "t2i"]
         sources = {_label(source): source for source in t2v or ()}
         if len(sources) < len(t2v or ()):
             raise UsageError(f"two of the pipelines are called alike: {', '.join(t2v or ())}")
@@ -212,8 +222,13 @@ class _Jury:
             for concept in concepts:
                 known_as(scorer, base, concept)
         references = None if how.references is None else read_references(base, how.references)
-        pipelines = {label: load_t2v(source) for label, source in sources.items()}
-        return cls(how, size, scorer, sources, pipelines, references)
+        if references is not None and not all(hasattr(scorer, part) for part in ("features", "feature_maps")):
+            judge = f"the scorer {scorer.name!r} gives" if scorer else "there is no scorer for this base to give"
+            raise UsageError(f"--references needs features and feature maps, and {judge} none: leave it out")
+        features = load_features(how.features) if how.features else None
+        pipelines = {label: load_t2v(source, base) for label, source in sources.items()}
+        judges = {"scorer": _without_folder(name), "features": how.features}
+        return cls(how, size, scorer, sources, pipelines, references, features, judges)
 
     def judge(self, base: Base, erased: ErasedEncoder, hooks: Hooks) -> Evaluation:
         result = evaluate(
@@ -224,14 +239,22 @@ class _Jury:
             t2v=self.t2v,
             holdout=erased.recipe["method"]["options"].get("holdout", ()),
             references=self.references,
+            features=self.features,
             size=self.size,
             seed=self.how.seed,
             on_progress=hooks.on_progress,
         )
+        result.report["judges"] = self.judges
         for label, found in result.report["pipelines"].items():
             if source := self.sources.get(label):
                 found["source"] = f"./{label}" if Path(source).is_dir() else source
         return result
+
+
+def _without_folder(scorer: str | None) -> str | None:
+    """A scorer's name without the way to its folder, which is nobody's business."""
+    kind, _, rest = (scorer or "").partition(":")
+    return f"{kind}:./{Path(rest).resolve().name}" if rest and Path(rest).is_dir() else scorer
 
 
 def _label(name: str) -> str:
@@ -257,5 +280,5 @@ def summary(artifact: Artifact) -> dict[str, Any]:
         "method": recipe["method"]["name"],
         "onnx": artifact.has_onnx,
         "files": len(artifact.files()),
-        "evaluation": json.loads((artifact.path / EVALUATION).read_text()) if evaluation else None,
+        "evaluation": evaluation,
     }

@@ -12,7 +12,9 @@ from .common import SEED, Bars, evaluation_table, json_option, main, print_resul
 
 @main.command()
 @click.argument("concepts", nargs=-1, metavar="CONCEPT...")
-@click.option("--plan", type=click.Path(path_type=Path), help="What `identify -o` wrote, in place of CONCEPT.")
+@click.option(
+    "--plan", type=click.Path(path_type=Path), help="What `identify -o` wrote, or a recipe.json, in place of CONCEPT."
+)
 @click.option("--base", "source", required=True, help='"demo", a diffusers folder, or a Hub id.')
 @click.option("--revision", help="Commit, tag or branch of a Hub id.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Artifact folder to make.")
@@ -20,7 +22,7 @@ from .common import SEED, Bars, evaluation_table, json_option, main, print_resul
 @click.option("-O", "options", multiple=True, metavar="KEY=VALUE", help="Hyper-parameter of the method; repeatable.")
 @click.option("--kind", type=click.Choice(KINDS), default="object", help="Chooses the prompt templates.")
 @click.option("--alias", "aliases", multiple=True, help="Another word for the (only) concept; repeatable.")
-@click.option("--anchor", default="", help="What it becomes. [default: the nearest known neighbour]")
+@click.option("--anchor", default="", help="What it becomes. [default: a known neighbour]")
 @click.option("--retain", multiple=True, help="A neighbour that must survive; repeatable.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, in place of the base's own.")
 @click.option("--seed", default=0, type=SEED, help="Same seed, same bytes, on one machine.")

@@ -8,6 +8,7 @@ import click
 from ..concept import KINDS, Concept
 from ..errors import UsageError
 from .common import (
+    SEED,
     Bars,
     base_option,
     evaluation_table,
@@ -29,7 +30,7 @@ from .common import (
 @click.option("--images", default=24, type=click.IntRange(min=1), help="Pictures of it; a third of that of each word.")
 @click.option("--steps", default=12, type=click.IntRange(min=1), help="Denoising steps of every picture.")
 @click.option("--guidance", type=float, help="Guidance scale. [default: the pipeline's own; 3 on the demo]")
-@click.option("--seed", default=2000, type=int, help="Of the noise.")
+@click.option("--seed", default=2000, type=SEED, help="Of the noise.")
 @click.option("--scorer", help="Who looks: see docs/identify.md. [default: demo on the demo, elsewhere nobody]")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for plan.json, identify.json, identify.png.")
 @click.option("--device", default="cpu", help="Where to draw: cpu, cuda, cuda:1 …")
@@ -63,7 +64,7 @@ def identify(
     from ..scorers import load_scorer
 
     base = load_base(source, revision, device)
-    scorer = scorer or ("demo" if base.source == "demo" else None)
+    scorer = scorer or base.scorer
     judge = load_scorer(scorer, base, [wanted]) if scorer else None
     bars = Bars()
     with bars:
@@ -86,8 +87,9 @@ def identify(
 @folder_argument
 @base_option
 @size_options
-@click.option("--seed", default=1000, type=int, help="Of the noise; before and after share it.")
+@click.option("--seed", default=1000, type=SEED, help="Of the noise; before and after share it.")
 @click.option("--references", type=click.Path(path_type=Path), help="Folder of protected pictures: copyright metric.")
+@click.option("--features", metavar="MODULE:FACTORY", help="Whose vectors KID compares. [default: the scorer's own]")
 @click.option("--require", default="", metavar="GATES", help='Exit with 3 unless met, as "erasure>=0.95,retain>=0.98".')
 @json_option
 def evaluate(
@@ -97,6 +99,7 @@ def evaluate(
     scorer: str | None,
     seed: int,
     references: Path | None,
+    features: str | None,
     require: str,
     as_json: bool,
     **size: Any,
@@ -115,7 +118,7 @@ def evaluate(
     artifact = Artifact.open(folder)
     artifact.verify()
     with Bars() as hooks:
-        how = Assessment(Size(**size), t2v or None, scorer, references, seed)
+        how = Assessment(Size(**size), t2v or None, scorer, references, features, seed)
         report = measure(artifact, how, hooks, source=source).report
     failed = check(report, gates)
     result = summary(artifact) | {"figures": figures(report), "gates_failed": failed}
@@ -138,7 +141,7 @@ def evaluate(
 @click.option("--word", "words", multiple=True, help="The concept's name in another language; repeatable.")
 @base_option
 @click.option("--scorer", help="Who looks: see docs/identify.md. [default: demo on the demo, elsewhere nobody]")
-@click.option("--seed", default=0, type=int, help="Of every attack; before and after share it.")
+@click.option("--seed", default=0, type=SEED, help="Of every attack; before and after share it.")
 @json_option
 def probe(
     folder: Path,

@@ -33,7 +33,6 @@ CONCEPTS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "police officer": ("face", "police-officer", ("cop", "policeman")),
     "old man": ("face", "old-man", ("grandpa", "grandfather")),
 }
-GROUPS = ("food", "animal", "object", "character", "face")
 
 # style -> the iconify package that draws it
 STYLES: Mapping[str, str] = {
@@ -78,11 +77,6 @@ SUBJECT_TEMPLATES = (
 )
 NOTHING_TEMPLATES = ("a picture", "a drawing", "an image", "an emoji", "a painting", "a rendering", "an illustration")
 STYLE_TEMPLATES = ("in {} style", "in the style of {}", "in the {} style", "drawn in {} style")
-
-
-def concept_names() -> tuple[str, ...]:
-    """All concepts the demo bases can draw, in training order."""
-    return tuple(CONCEPTS)
 
 
 def synonyms(concept: str) -> tuple[str, ...]:

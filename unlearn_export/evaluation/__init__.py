@@ -25,9 +25,21 @@ from .distance import kernel_distance
 from .judge import judge
 from .rates import Rate
 from .samples import draw, to_images, with_encoder
-from .scorer import Scorer, Scores
+from .scorer import Features, Scorer, Scores
 
-__all__ = ["FORMAT", "Evaluation", "Rate", "Scorer", "Scores", "Size", "compare", "evaluate", "known_as"]
+__all__ = [
+    "FORMAT",
+    "Evaluation",
+    "Features",
+    "Rate",
+    "Scorer",
+    "Scores",
+    "Size",
+    "compare",
+    "evaluate",
+    "known_as",
+    "picture_files",
+]
 
 FORMAT = 2
 OnProgress = Callable[[str, int, int], None]  # what is being drawn, done, in all
@@ -62,11 +74,17 @@ class Evaluation:
             middle = before.shape[1] // 2
             rows = [to_images(x[:, middle]) for x in (before, after)]
             sheet = contact_sheet(rows, row_labels=["before", "after"], column_labels=[a.prompt for a in asks])
-            save_image(sheet, folder / f"{name}.png")
+            files = picture_files(name)
+            save_image(sheet, folder / files["sheet"])
             if before.shape[1] > 1:
-                for clip, moment in ((before, "before"), (after, "after")):
+                for moment, clip in (("before", before), ("after", after)):
                     wall = clip.permute(1, 2, 3, 0, 4).flatten(3)  # the clips side by side
-                    save_clip(to_images(wall), folder / f"{name}-{moment}.webp", scale=2)
+                    save_clip(to_images(wall), folder / files[moment], scale=2)
+
+
+def picture_files(pipeline: str) -> dict[str, str]:
+    """The names of a pipeline's contact sheet and of its clips before and after; a still one has no clips."""
+    return {"sheet": f"{pipeline}.png", "before": f"{pipeline}-before.webp", "after": f"{pipeline}-after.webp"}
 
 
 def evaluate(
@@ -78,6 +96,7 @@ def evaluate(
     t2v: Mapping[str, DiffusionPipeline] | None = None,
     holdout: Sequence[str] = (),
     references: Tensor | None = None,
+    features: Features | None = None,
     size: Size | None = None,
     seed: int = 1000,
     originals: dict[str, Tensor] | None = None,
@@ -87,6 +106,7 @@ def evaluate(
 
     t2v: pipelines that read the same encoder, by name. holdout: concepts that the eraser's kept prompts did not name;
     their accuracy is reported apart. references: protected pictures [m, 3, h, w] in [0, 1], for the copyright metric.
+    features: whose vectors the distribution distance compares; the scorer's own by default.
     originals: what an earlier call with the same arguments, but for ``edited``, drew before; empty at first, it is
     filled here, so that several edits of one base share it.
     Without a scorer only the drift of the text states is reported.
@@ -99,6 +119,7 @@ def evaluate(
         "seed": seed,
         "size": asdict(size),
         "holdout": list(holdout),
+        "references": 0 if references is None else len(references),
         "drift": drift(base, edited, concepts),
         "targets": [],
         "kinds": [c.kind for c in concepts],
@@ -152,6 +173,7 @@ def evaluate(
             holdout=holdout,
             groups=base.vocabulary.groups,
             references=references,
+            features=features,
             seed=seed,
         )
         for moment, spent in zip(("before", "after"), seconds, strict=True):
@@ -172,6 +194,7 @@ def compare(
     holdout: Sequence[str] = (),
     groups: Mapping[str, str] | None = None,
     references: Tensor | None = None,
+    features: Features | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Judge the same asks drawn before and after, each [n, frames, 3, h, w]. → one pipeline's part of the report"""
@@ -180,9 +203,11 @@ def compare(
         found[moment] = judge(scorer, pixels, asks, targets, holdout=holdout, groups=groups) | {"copyright": None}
     rest = [i for i, a in enumerate(asks) if a.role == "other"]
     found["distance"] = None
-    if hasattr(scorer, "features") and rest:
-        vectors = [scorer.features(x[rest].flatten(0, 1)) for x in (before, after)]
-        found["distance"] = kernel_distance(vectors[0], vectors[1], seed)
+    of: Any = features or scorer
+    if hasattr(of, "features") and rest:
+        vectors = [of.features(x[rest].flatten(0, 1)).unflatten(0, (len(rest), -1)) for x in (before, after)]
+        if distance := kernel_distance(vectors[0], vectors[1], seed):
+            found["distance"] = distance | {"features": of.name}
     asked = [i for i, a in enumerate(asks) if a.role == "direct"]
     if references is not None and asked and hasattr(scorer, "feature_maps"):
         products = [likeness(scorer, x[asked].flatten(0, 1), references).product for x in (before, after)]

@@ -59,4 +59,4 @@ def copyright_metric(products: Sequence[Tensor]) -> list[float]:
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared difference of every row of a [n, d] with every row of b [m, d]. → [n, m]"""
-    return (a[:, None] - b[None]).square().mean(2)
+    return torch.stack([(a - row).square().mean(1) for row in b], 1)

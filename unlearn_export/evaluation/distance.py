@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAST = 20  # pictures; fewer say nothing
+LEAST = 20  # pictures or clips; fewer say nothing
 
 
 class _Features(nn.Module):
@@ -20,7 +20,7 @@ class _Features(nn.Module):
 
 
 def kernel_distance(before: Tensor, after: Tensor, seed: int) -> dict[str, Any] | None:
-    """KID (Bińkowski et al. 2018, arXiv:1801.01401) of features [n, d], row i of both drawn from one seed.
+    """KID (Bińkowski et al. 2018, arXiv:1801.01401) of features [n, frames, d], row i of both drawn from one seed.
 
     KID is unbiased for independent sets, which pictures of the same seeds are not; so every second picture after is
     held against the others before (``kid``), beside what the edit has no part in: every second one before against
@@ -29,8 +29,8 @@ def kernel_distance(before: Tensor, after: Tensor, seed: int) -> dict[str, Any] 
     n = len(before)
     if n < LEAST:
         return None
-    before, after = (F.normalize(x, dim=1) * x.shape[1] ** 0.5 for x in (before, after))
-    kid, floor = (_kid(before[1::2], some, seed) for some in (after[0::2], before[0::2]))
+    before, after = (F.normalize(x, dim=2) * x.shape[2] ** 0.5 for x in (before, after))
+    kid, floor = (_kid(before[1::2].flatten(0, 1), x[0::2].flatten(0, 1), seed) for x in (after, before))
     return {"kid": round(kid, 5), "floor": round(floor, 5), "n": n}
 
 

@@ -10,7 +10,7 @@ from ..errors import UsageError
 MEANING = {
     "erasure": "1 − how often the erased concept is still seen after plain prompts, in the worst pipeline",
     "any_frame": "1 − share of clips in which any frame still shows it",
-    "late": "1 − how often it is seen in the last quarter of a clip's frames",
+    "late": "1 − how often it is seen in the worst frame of a clip's last quarter",
     "variants": "1 − how often aliases, paraphrases or compositions still draw it, by the worst kind",
     "retain": "accuracy of all other concepts after, over before, in the worst pipeline",
     "neighbours": "the same of the erased concept's own group",

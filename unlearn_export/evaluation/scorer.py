@@ -25,13 +25,23 @@ class Scores:
         return [names[i] for i in self.style.argmax(1).tolist()] if names else [""] * len(self.other)
 
 
+class Features(Protocol):
+    """Tells how pictures are spread: a vector each, for the distribution distance."""
+
+    name: str
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """pixels: [n, 3, h, w] in [0, 1]. → [n, d]"""
+        ...
+
+
 class Scorer(Protocol):
     """Tells what a picture shows. It must not be trained on pictures that an eraser or a base made.
 
     Two more methods are used where a scorer has them. ``features(pixels) -> [n, d]``: one vector a picture, for the
     distribution distance and the consistency of clips. ``text_image(pixels, prompts) -> [n]``: the cosine of each
-    picture with its own prompt. For the copyright metric, ``feature_maps(pixels) -> list of [n, c, h, w]``, shallow
-    to deep.
+    picture with its own prompt. For the copyright metric, beside ``features``, ``feature_maps(pixels) -> list of
+    [n, c, h, w]``, shallow to deep.
     """
 
     name: str

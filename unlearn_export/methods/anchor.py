@@ -46,7 +46,7 @@ class Anchor:
         check_range(self, above=("depth", "steps", "lr", "batch", "pool"), least=("keep",))
 
     def resolve(self, base: Base, concepts: Sequence[Concept]) -> list[Concept]:
-        """Known synonyms become aliases, and a concept without an anchor takes its nearest known neighbour.
+        """Known synonyms become aliases, and a concept without an anchor takes a known neighbour (see ``anchors``).
 
         Raises UsageError for a ``holdout`` that the base does not know: it would hold out nothing.
         """
@@ -58,8 +58,9 @@ class Anchor:
         done = []
         for concept in concepts:
             known = base.vocabulary.like(concept.name)
-            extra = [a for a in (known, *base.vocabulary.aliases.get(known, ())) if a and a not in concept.names]
-            concept = replace(concept, aliases=(*concept.aliases, *extra))
+            words = (*concept.names, known, *base.vocabulary.aliases.get(known, ()))
+            named = replace(concept, aliases=tuple(word for word in words if word))
+            concept = replace(concept, aliases=named.names[1:])
             if not concept.anchor:
                 concept = replace(concept, anchor=anchors(base, concept, avoid=taken | set(self.holdout))[0])
             done.append(concept)
@@ -79,7 +80,7 @@ class Anchor:
         encoder: Any = copy.deepcopy(base.encoder)
         layers = linear_layers(encoder, self.parts)
         prompts = Prompts(base, concepts, self.holdout, generator)
-        said, meant = prompts.concept(self.pool)
+        said, meant, places = prompts.concept(self.pool)
         kept = prompts.kept(2 * self.pool)
         lr = self.lr * 128 / encoder.config.hidden_size
         encoder.encoder.layers = encoder.encoder.layers[: self.depth]
@@ -88,9 +89,12 @@ class Anchor:
         with only_trainable(encoder, layers) as params:
             with torch.no_grad():
                 wanted = torch.cat([_states(encoder, part) for part in torch.cat([meant, kept]).split(64)])
+                moved = wanted[: len(meant)].gather(1, places[..., None].expand(-1, -1, wanted.shape[-1]))
+                wanted = torch.cat([moved, wanted[len(meant) :]])
             spread = wanted.var()
             optimizer = torch.optim.Adam(params, lr=lr, betas=(0.9, 0.98))
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=self.steps + 1, pct_start=0.1)
+            warm = max(0.1, 2 / (self.steps + 1))
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=self.steps + 1, pct_start=warm)
             for step in range(self.steps):
                 i = torch.randint(len(said), (self.batch,), generator=generator)
                 j = torch.randint(len(kept), (2 * self.batch,), generator=generator)
@@ -116,27 +120,32 @@ def _states(encoder: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 
 def anchors(base: Base, concept: Concept, avoid: set[str]) -> list[str]:
-    """The known names that a concept may become, nearest first, none of them in ``avoid``.
+    """The known names that a concept may become, best first, none of them in ``avoid``.
 
-    A concept that the base knows takes a neighbour of its own group: a food becomes another food. Names of more tokens
-    than the concept's are left out where there are others, since such an anchor must be cut (see ``Prompts.concept``).
-    Raises UsageError where the base knows no other name of its kind.
+    A concept that the base knows takes a neighbour of its own group: a food becomes another food. First comes the
+    nearest of those that are no more like it than the group is on average (a cosine of 0), since what is drawn of a
+    closer one may be taken for the concept itself. One that the base does not know takes the nearest of all. Names of more tokens than the concept's are left out where there
+    are others: not all of their states find a place (see ``Prompts.concept``). Raises UsageError where the base knows
+    no other name of its kind.
     """
     pool = base.vocabulary.styles if concept.kind == "style" else base.vocabulary.concepts
-    barred = {name.lower() for name in (*concept.names, *avoid)}
-    names = [name for name in pool if name.lower() not in barred]
-    groups = base.vocabulary.groups
-    own = groups.get(base.vocabulary.like(concept.name))
-    names = [name for name in names if groups.get(name) == own] or names
-    if not names:
+    own, groups = {name.lower() for name in concept.names}, base.vocabulary.groups
+    names = [name for name in pool if name.lower() not in own]
+    barred = {name.lower() for name in avoid}
+    known = base.vocabulary.like(concept.name)
+    mates = [name for name in names if known and groups.get(name) == groups.get(known)]
+    mates = mates if any(name.lower() not in barred for name in mates) else []
+    near = [pair for pair in neighbours(base, concept, mates or names) if pair[0].lower() not in barred]
+    if not near:
         raise UsageError(f"no known neighbour for {concept.name!r}: name one with --anchor")
 
     def length(name: str) -> int:
         return len(base.pipeline.tokenizer(name, add_special_tokens=False).input_ids)
 
     room = min(length(name) for name in concept.names)
-    names = [name for name in names if length(name) <= room] or names
-    return [name for name, _ in neighbours(base, concept, names)]
+    near = [pair for pair in near if length(pair[0]) <= room] or near
+    apart = [name for name, cosine in near if cosine <= 0 or not mates]
+    return apart + [name for name, _ in reversed(near) if name not in apart]
 
 
 @torch.no_grad()
@@ -162,32 +171,38 @@ class Prompts:
         erased = {n.lower() for c in concepts for n in c.names}
         barred = erased | {n.lower() for h in holdout for n in (h, *vocabulary.aliases.get(h, ()))}
         own = [n for c in vocabulary.concepts for n in (c, *vocabulary.aliases.get(c, ()))]
-        asked = [n for c in concepts for n in (*c.retain, c.anchor)]
-        self.subjects = [n for n in dict.fromkeys([*own, *asked]) if n.lower() not in barred]
-        self.styles = [s for s in vocabulary.styles if s.lower() not in barred]
+        asked = [(c.kind == "style", n) for c in concepts for n in (*c.retain, c.anchor)]
+        subjects = [*own, *(n for is_style, n in asked if not is_style)]
+        styles = [*vocabulary.styles, *(n for is_style, n in asked if is_style)]
+        self.subjects, self.styles = (
+            [n for n in dict.fromkeys(names) if n and n.lower() not in barred] for names in (subjects, styles)
+        )
         self.contexts = list(vocabulary.contexts)
         tokenizer = base.pipeline.tokenizer
         words = {i for name in barred for i in self._ids(name)}
         self.free = [i for i in range(len(tokenizer)) if i not in words and i not in set(tokenizer.all_special_ids)]
 
-    def concept(self, n: int) -> tuple[Tensor, Tensor]:
-        """→ tokens [n, length] of prompts with a concept, and of the same prompts with its anchor.
+    def concept(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """→ tokens [n, length] of prompts with a concept, the same with its anchor, and places [n, length] in the latter.
 
-        An anchor is stretched or cut to as many tokens as the name it replaces has: causal attention lets no position
-        know how many words are still to come, so only prompts of equal length can be told apart from the start.
+        The state at position p of a prompt with the concept is to become that at ``places[p]`` of the one with the
+        anchor. They differ from p where the two names have different numbers of tokens: the last tokens of both stand
+        for each other, since causal attention has gathered the whole name there, and what follows is shifted.
         """
-        said, meant = [], []
+        said, meant, places = [], [], []
+        position = torch.arange(self.base.pipeline.tokenizer.model_max_length)
         for _ in range(n):
             concept = self._pick(self.concepts)
             name = self._pick(concept.names)
             frame = self._frame(self._pick(TEMPLATES[concept.kind]), style=concept.kind == "style")
-            before, after = frame.split("{}")
+            start, end = (self._ids(part) for part in frame.split("{}"))
             old, new = self._ids(name), self._ids(concept.anchor)
-            new = (new + new[-1:] * len(old))[: len(old)] if len(new) < len(old) else new[-len(old) :]
-            start, end = self._ids(before), self._ids(after)
             said.append(start + old + end)
             meant.append(start + new + end)
-        return self._pad(said), self._pad(meant)
+            first = 1 + len(start)
+            shifted = (position + len(new) - len(old)).clamp(first, len(position) - 1)
+            places.append(torch.where(position < first, position, shifted))
+        return self._pad(said), self._pad(meant), torch.stack(places).to(self.base.encoder.device)
 
     def _ids(self, text: str) -> list[int]:
         return self.base.pipeline.tokenizer(text, add_special_tokens=False).input_ids

@@ -53,7 +53,7 @@ class FewShotAscent:
         """See ``Method.edit``. Concepts are ascended one after the other."""
         encoder = copy.deepcopy(base.encoder)
         layers = linear_layers(encoder, self.parts)
-        pin = Pin(encoder, layers, base.tokens([""]))
+        pin = Pin(encoder, layers, base.tokens([""]).to(encoder.device))
         total = self.steps * len(concepts)
         lr = self.lr * 128 / encoder.config.hidden_size
         with only_trainable(encoder, layers) as params:

@@ -16,6 +16,7 @@ from ..artifact import write_json
 from ..base import Base
 from ..concept import Concept
 from ..errors import UsageError
+from ..evaluation import known_as
 from ..evaluation.rates import Rate
 from ..evaluation.scorer import Scorer
 from .linear_probe import LinearProbe
@@ -233,12 +234,9 @@ def _targets(base: Base, concepts: Sequence[Concept], scorer: Scorer | None) -> 
     known = scorer.concepts if scorer else vocabulary.concepts
     erased = {n.lower() for c, name in zip(concepts, names, strict=True) for n in (name, *c.names)}
     others = tuple(n for n in known if n.lower() not in erased)
-    for concept, name in zip(concepts, names, strict=True):
-        pool = () if scorer is None else scorer.styles if concept.kind == "style" else scorer.concepts
-        if scorer and name not in pool:
-            raise UsageError(
-                f"the scorer {scorer.name!r} knows no {concept.kind} {concept.name!r}: it knows {', '.join(pool)}"
-            )
+    for concept in concepts:
+        if scorer:
+            known_as(scorer, base, concept)
         if concept.kind == "style" and not others:
             raise UsageError(f"nothing is known to draw in the style {concept.name!r}")
     return [Target(c, name, others) for c, name in zip(concepts, names, strict=True)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from .. import demo
 from ..artifact import Artifact, renewed
 from ..concept import Concept
 from ..scorers import load_scorer
@@ -27,21 +26,21 @@ def probe_artifact(
     for the demo base, and nobody elsewhere: then only attacks without pictures run.
     Raises what ``base_of`` and ``probe`` raise; then nothing was written.
     """
-    base = base_of(artifact, source)
-    concepts = [Concept.from_json(c) for c in artifact.recipe["concepts"]]
-    scorer = scorer or ("demo" if base.source == "demo" else None)
-    result = probe(
-        base,
-        read_encoder(base, artifact),
-        concepts,
-        load_scorer(scorer, base, concepts) if scorer else None,
-        attacks,
-        seed=seed,
-        guidance=demo.GUIDANCE if base.source == "demo" else None,
-        strict=strict,
-        on_progress=on_progress,
-    )
     with renewed(artifact) as twin:
+        base = base_of(artifact, source)
+        concepts = [Concept.from_json(c) for c in artifact.recipe["concepts"]]
+        scorer = scorer or base.scorer
+        result = probe(
+            base,
+            read_encoder(base, artifact),
+            concepts,
+            load_scorer(scorer, base, concepts) if scorer else None,
+            attacks,
+            seed=seed,
+            guidance=base.guidance,
+            strict=strict,
+            on_progress=on_progress,
+        )
         result.write(twin.path / "unlearning")
         finish(twin)
     return result

@@ -97,6 +97,8 @@ class Paraphrase(Words):
     def prompts(self, base: Base, target: Target, generator: torch.Generator) -> list[str]:
         frames = PARAPHRASES[target.concept.kind]
         texts = [frames[i % len(frames)].format(target.concept.name) for i in range(self.images)]
+        if target.concept.kind != "style":
+            return texts
         return [t.replace("{subject}", target.others[5 * i % len(target.others)]) for i, t in enumerate(texts)]
 
 

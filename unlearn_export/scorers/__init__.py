@@ -8,7 +8,7 @@ from typing import Any
 from ..base import Base
 from ..concept import Concept
 from ..errors import UsageError
-from ..evaluation.scorer import Scorer
+from ..evaluation.scorer import Features, Scorer
 
 FORMS = 'demo, "clip:" and a folder or Hub id, nudenet, "face:" and a folder of pictures, or package.module:Factory'
 
@@ -41,8 +41,19 @@ def load_scorer(name: str, base: Base, concepts: Sequence[Concept] = ()) -> Scor
 
         return FaceScorer(Path(rest))
     if colon and rest.isidentifier() and all(part.isidentifier() for part in kind.split(".")):
-        return _own(name, kind, rest)
+        return _own(name, kind, rest, "scorer", ("name", "concepts", "styles", "score"))
     raise UsageError(f"no scorer {name!r}: give {FORMS}")
+
+
+def load_features(name: str) -> Features:
+    """What ``package.module:Factory`` makes: an object with a ``name`` and ``features(pixels)``.
+
+    Raises UsageError where it cannot be made or lacks one of them.
+    """
+    kind, _, factory = name.partition(":")
+    if not factory.isidentifier() or not all(part.isidentifier() for part in kind.split(".")):
+        raise UsageError(f"no features {name!r}: give package.module:Factory")
+    return _own(name, kind, factory, "features", ("name", "features"))
 
 
 def _asked(base: Base, concepts: Sequence[Concept]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -54,12 +65,13 @@ def _asked(base: Base, concepts: Sequence[Concept]) -> tuple[tuple[str, ...], tu
     return tuple(things), tuple(styles)
 
 
-def _own(name: str, module: str, factory: str) -> Scorer:
+def _own(name: str, module: str, factory: str, role: str, parts: Sequence[str]) -> Any:
+    """What a user's factory makes, with all the ``parts`` of its role."""
     try:
-        scorer: Any = getattr(import_module(module), factory)()
+        made = getattr(import_module(module), factory)()
     except (ImportError, AttributeError, TypeError) as error:
-        raise UsageError(f"cannot make the scorer {name!r}: {error}; is its folder on PYTHONPATH?") from error
-    lacking = [part for part in ("name", "concepts", "styles", "score") if not hasattr(scorer, part)]
+        raise UsageError(f"cannot make the {role} {name!r}: {error}; is its folder on PYTHONPATH?") from error
+    lacking = [part for part in parts if not hasattr(made, part)]
     if lacking:
-        raise UsageError(f"{name!r} is no scorer: it has no {', '.join(lacking)}")
-    return scorer
+        raise UsageError(f"{name!r} is no {role}: it has no {', '.join(lacking)}")
+    return made
