@@ -152,3 +152,12 @@ def test_synonyms_become_aliases_and_held_out_names_must_be_known(base: Base) ->
     assert held.resolve(base, [Concept("pizza")])[0].anchor not in held.holdout
     with pytest.raises(UsageError, match="cannot hold out 'unheard'"):
         Anchor(holdout=("unheard",)).resolve(base, [Concept("pizza")])
+
+
+def test_any_number_of_steps_can_be_asked_for(base: Base) -> None:
+    for steps in (1, 2, 9, 10):
+        done = []
+        erase(
+            base, [Concept("pizza")], Anchor(steps=steps, pool=4, batch=2), on_step=lambda *args, d=done: d.append(args)
+        )
+        assert len(done) == steps

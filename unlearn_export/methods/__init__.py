@@ -23,7 +23,11 @@ class Method(Protocol):
     """What ``erase`` asks of an eraser."""
 
     name: ClassVar[str]
-    images: int  # few-shot pictures wanted for each concept; 0 for none
+
+    @property
+    def images(self) -> int:
+        """Few-shot pictures wanted for each concept; 0 for none."""
+        ...
 
     def edit(
         self,
