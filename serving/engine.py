@@ -262,7 +262,8 @@ class LocalEngine:
             self._batches[len(batch)] += 1
             for ticket in batch:
                 self._tell(ticket, "started")
-            worker.outbox.put(("run", [t.request for t in batch]))
+            at_work = sum(w.state == "drawing" or (w.state == "idle" and bool(self._queue)) for w in self.workers)
+            worker.outbox.put(("run", [t.request for t in batch], at_work))
         return 0.2
 
     def _spawn(self, worker: Worker) -> None:

@@ -22,7 +22,7 @@ from unlearn_export.artifact import EVALUATION, RECIPE, read_json, sha256
 from unlearn_export.errors import EncoderError, ParityError, UsageError
 
 from .contract import Request, Settings, States
-from .encoders import SMALL, OrtTextEncoder, load_folder, locate
+from .encoders import OrtTextEncoder, load_folder, locate
 from .pipelines import load_pipeline, seat
 
 TOLERANCE = 1e-4
@@ -94,6 +94,7 @@ class Painter:
             self.seats["original"] = (own, state_hash(own.text_encoder))
         self._tune()
         self.embeddings = Embeddings(settings.cached_prompts)
+        self.cores, self.at_work = torch.get_num_threads(), 1  # what there is, and how many painters share it now
 
     def describe(self) -> dict[str, Any]:
         """What is really at work, for people and for the front end's checks."""
@@ -136,6 +137,8 @@ class Painter:
 
         on_step(step, steps) is called after every denoising step and may raise to break off.
         """
+        if not self.settings.threads and self.pipe.device.type == "cpu":
+            torch.set_num_threads(max(1, self.cores // self.at_work))
         first, begun = requests[0], time.perf_counter()
         hits, misses = self.embeddings.hits, self.embeddings.misses
         guided = first.guidance_scale > 1
@@ -253,9 +256,8 @@ class Painter:
         """Speed that diffusers and torch offer, where the settings ask for it and this pipeline takes it."""
         settings, pipe = self.settings, self.pipe
         denoiser = self._denoiser()
-        small = sum(p.nbytes for p in denoiser.parameters()) < SMALL
-        if settings.threads or small:
-            torch.set_num_threads(settings.threads or 1)
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
         if settings.scheduler:
             kind = getattr(diffusers, settings.scheduler, None)
             if kind is None:

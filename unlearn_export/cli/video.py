@@ -97,7 +97,12 @@ def generate(
 @click.option("--provider", help="Execution provider of ONNX Runtime. [default: CPUExecutionProvider]")
 @click.option("--device", "devices", multiple=True, default=["cpu"], help="One worker for each; repeatable.")
 @click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), help="Of the pipeline.")
-@click.option("--threads", default=0, type=click.IntRange(min=0), help="Of torch in a worker. [default: by size]")
+@click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Of torch in a worker. [default: the cores, shared among those at work]",
+)
 @click.option("--scheduler", help="A diffusers scheduler to put in, such as LCMScheduler.")
 @click.option("--step-cache", help="A diffusers cache, such as FirstBlockCacheConfig.")
 @click.option("--attention", help="A diffusers attention backend, such as flash.")
