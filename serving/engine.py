@@ -262,15 +262,20 @@ class LocalEngine:
             self._batches[len(batch)] += 1
             for ticket in batch:
                 self._tell(ticket, "started")
-            at_work = sum(w.state == "drawing" or (w.state == "idle" and bool(self._queue)) for w in self.workers)
-            worker.outbox.put(("run", [t.request for t in batch], at_work))
+            worker.outbox.put(("run", [t.request for t in batch]))
         return 0.2
+
+    def _share_of_cores(self, worker: Worker) -> int:
+        """Threads for a worker on the CPU, so that all of them together have one a core; 0 leaves a GPU's alone."""
+        rivals = sum(w.device == "cpu" for w in self.workers)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores // rivals) if worker.device == "cpu" else 0
 
     def _spawn(self, worker: Worker) -> None:
         ours, theirs = Pipe()
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-        if self.settings.threads:
-            environment["OMP_NUM_THREADS"] = str(self.settings.threads)
+        if threads := self.settings.threads or self._share_of_cores(worker):
+            environment["OMP_NUM_THREADS"] = str(threads)
         try:
             with theirs:
                 worker.process = subprocess.Popen(

@@ -94,7 +94,6 @@ class Painter:
             self.seats["original"] = (own, state_hash(own.text_encoder))
         self._tune()
         self.embeddings = Embeddings(settings.cached_prompts)
-        self.cores, self.at_work = torch.get_num_threads(), 1  # what there is, and how many painters share it now
 
     def describe(self) -> dict[str, Any]:
         """What is really at work, for people and for the front end's checks."""
@@ -137,8 +136,6 @@ class Painter:
 
         on_step(step, steps) is called after every denoising step and may raise to break off.
         """
-        if not self.settings.threads and self.pipe.device.type == "cpu":
-            torch.set_num_threads(max(1, self.cores // self.at_work))
         first, begun = requests[0], time.perf_counter()
         hits, misses = self.embeddings.hits, self.embeddings.misses
         guided = first.guidance_scale > 1

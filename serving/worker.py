@@ -1,6 +1,6 @@
 """The worker process: it owns one painter, draws one batch at a time, and tells how it goes over a pipe.
 
-Started by the engine as ``python -m serving.worker FD``. Messages in: ("run", requests, at_work), ("cancel", id),
+Started by the engine as ``python -m serving.worker FD``. Messages in: ("run", requests), ("cancel", id),
 ("infer", token, input_ids). Out: ("ready", about), ("refused", reason), ("beat", age), ("step", ids, step, steps),
 ("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message), ("cancelled", id),
 ("inferred", token, states or the error as an UnlearnExportError). It ends when the pipe does.
@@ -68,7 +68,6 @@ class Worker:
             except queue.Empty:
                 continue
             if kind == "run":
-                self.painter.at_work = content[1]
                 self._run(content[0])
             elif kind == "infer":
                 self._infer(*content)
