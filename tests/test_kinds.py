@@ -146,6 +146,9 @@ def test_synonyms_become_aliases_and_held_out_names_must_be_known(base: Base) ->
     assert set(resolved.names) == {"pizza", "pepperoni", "pizza slice"}
     [shouted] = Anchor().resolve(base, [Concept("PIZZA", aliases=("Pie", "pie"))])
     assert shouted.names == ("PIZZA", "Pie", "pepperoni", "pizza slice")
+    with pytest.raises(UsageError, match="'robbot' is not on .* did you mean 'robot'.* --anchor"):
+        Anchor().resolve(base, [Concept("robbot")])
+    assert Anchor().resolve(base, [Concept("robbot", anchor="clown")])[0].names == ("robbot",)
     [chosen] = Anchor().resolve(base, [Concept("pizza", anchor="key")])
     assert chosen.anchor == "key"
     held = Anchor(holdout=(Anchor().resolve(base, [Concept("pizza")])[0].anchor,))

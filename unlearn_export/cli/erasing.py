@@ -22,7 +22,11 @@ from .common import SEED, Bars, evaluation_table, json_option, main, print_resul
 @click.option("-O", "options", multiple=True, metavar="KEY=VALUE", help="Hyper-parameter of the method; repeatable.")
 @click.option("--kind", type=click.Choice(KINDS), default="object", help="Chooses the prompt templates.")
 @click.option("--alias", "aliases", multiple=True, help="Another word for the (only) concept; repeatable.")
-@click.option("--anchor", default="", help="What it becomes. [default: a known neighbour]")
+@click.option(
+    "--anchor",
+    default="",
+    help="What it becomes. [default: a known neighbour; a concept unknown to the base needs one]",
+)
 @click.option("--retain", multiple=True, help="A neighbour that must survive; repeatable.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, in place of the base's own.")
 @click.option("--seed", default=0, type=SEED, help="Same seed, same bytes, on one machine.")

@@ -1,6 +1,7 @@
 """Anchor alignment: the concept's prompts come to mean another thing's, everything else stays."""
 
 import copy
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -48,7 +49,8 @@ class Anchor:
     def resolve(self, base: Base, concepts: Sequence[Concept]) -> list[Concept]:
         """Known synonyms become aliases, and a concept without an anchor takes a known neighbour (see ``anchors``).
 
-        Raises UsageError for a ``holdout`` that the base does not know: it would hold out nothing.
+        Raises UsageError for a ``holdout`` that the base does not know, since it would hold out nothing, and for an
+        unknown concept without an anchor, which may be a typing error.
         """
         for name in self.holdout:
             if name not in base.vocabulary.concepts:
@@ -61,6 +63,8 @@ class Anchor:
             words = (*concept.names, known, *base.vocabulary.aliases.get(known, ()))
             named = replace(concept, aliases=tuple(word for word in words if word))
             concept = replace(concept, aliases=named.names[1:])
+            if not concept.anchor and not known:
+                raise UsageError(_unknown(base, concept))
             if not concept.anchor:
                 concept = replace(concept, anchor=anchors(base, concept, avoid=taken | set(self.holdout))[0])
             done.append(concept)
@@ -146,6 +150,15 @@ def anchors(base: Base, concept: Concept, avoid: set[str]) -> list[str]:
     near = [pair for pair in near if length(pair[0]) <= room] or near
     apart = [name for name, cosine in near if cosine <= 0 or not mates]
     return apart + [name for name, _ in reversed(near) if name not in apart]
+
+
+def _unknown(base: Base, concept: Concept) -> str:
+    """What to tell of a concept that is on no list of the base's, so that neither synonyms nor an anchor are known."""
+    vocabulary = base.vocabulary
+    words = [*vocabulary.concepts, *vocabulary.styles, *(a for names in vocabulary.aliases.values() for a in names)]
+    close = difflib.get_close_matches(concept.name.lower(), words, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{concept.name!r} is not on this base's list of words: {hint}say what it is to become with --anchor"
 
 
 @torch.no_grad()
