@@ -128,9 +128,9 @@ def anchors(base: Base, concept: Concept, avoid: set[str]) -> list[str]:
 
     A concept that the base knows takes a neighbour of its own group: a food becomes another food. First comes the
     nearest of those that are no more like it than the group is on average (a cosine of 0), since what is drawn of a
-    closer one may be taken for the concept itself. One that the base does not know takes the nearest of all. Names of more tokens than the concept's are left out where there
-    are others: not all of their states find a place (see ``Prompts.concept``). Raises UsageError where the base knows
-    no other name of its kind.
+    closer one may be taken for the concept itself. One that the base does not know takes the nearest of all.
+    Names of more tokens than the concept's are left out where there are others: not all of their states find a place
+    (see ``Prompts.concept``). Raises UsageError where the base knows no other name of its kind.
     """
     pool = base.vocabulary.styles if concept.kind == "style" else base.vocabulary.concepts
     own, groups = {name.lower() for name in concept.names}, base.vocabulary.groups
@@ -196,7 +196,7 @@ class Prompts:
         self.free = [i for i in range(len(tokenizer)) if i not in words and i not in set(tokenizer.all_special_ids)]
 
     def concept(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """→ tokens [n, length] of prompts with a concept, the same with its anchor, and places [n, length] in the latter.
+        """→ tokens [n, length] of prompts with a concept, the same with its anchor, and places [n, length] there.
 
         The state at position p of a prompt with the concept is to become that at ``places[p]`` of the one with the
         anchor. They differ from p where the two names have different numbers of tokens: the last tokens of both stand
