@@ -1,7 +1,7 @@
 """The worker process: it owns one painter, draws one batch at a time, and tells how it goes over a pipe.
 
 Started by the engine as ``python -m serving.worker FD``. Messages in: ("run", requests), ("cancel", id),
-("infer", token, input_ids). Out: ("ready", about), ("refused", reason), ("beat", age), ("step", ids, step, steps),
+("threads", count), ("infer", token, input_ids). Out: ("ready", about), ("refused", reason), ("beat", age), ("step", ids, step, steps),
 ("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message), ("cancelled", id),
 ("inferred", token, states or the error as an UnlearnExportError). It ends when the pipe does.
 """
@@ -33,13 +33,17 @@ class Cancelled(Exception):
 
 
 class Worker:
-    """Between the pipe and a painter: ``describe()``, ``draw(requests, on_step)``, ``infer(input_ids)``."""
+    """Between the pipe and a painter.
+
+    That one has ``describe()``, ``draw(requests, on_step)``, ``infer(input_ids)`` and ``use_threads(count)``.
+    """
 
     def __init__(self, pipe: Connection) -> None:
         self.pipe = pipe
         self.sending = threading.Lock()
         self.inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.cancelled: set[str] = set()
+        self.threads = 0  # as the engine said last; 0 leaves them alone
         self.tick = time.monotonic()  # when the main thread last did something
         self.writer = ThreadPoolExecutor(1)  # a clip is compressed while the next one is drawn
         self.writing: list[Future[None]] = []  # of the batch drawn last
@@ -87,6 +91,8 @@ class Worker:
                 os._exit(0)
             if message[0] == "cancel":
                 self.cancelled.add(message[1])
+            elif message[0] == "threads":
+                self.threads = message[1]
             else:
                 self.inbox.put(message)
 
@@ -109,6 +115,7 @@ class Worker:
             return
 
         def on_step(step: int, steps: int) -> None:
+            self._use_threads()
             self.tick = time.monotonic()
             wanted[:] = self._drop_cancelled(wanted)
             if not wanted:
@@ -116,6 +123,7 @@ class Worker:
             self.send("step", [r.id for r in wanted], step, steps)
 
         drawn, failure = list(wanted), ""
+        self._use_threads()
         try:
             drawing = self.painter.draw(drawn, on_step)
         except Cancelled:
@@ -136,6 +144,10 @@ class Worker:
                 self.send("failed", drawn[0].id, "out_of_memory" if full else "failed", failure)
             if full or broken:
                 self._give_up()
+
+    def _use_threads(self) -> None:
+        if self.threads:
+            self.painter.use_threads(self.threads)
 
     def _give_up(self) -> None:
         """End, once the clips that are drawn are written: this process is not to be trusted with the next."""
