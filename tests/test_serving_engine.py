@@ -29,8 +29,9 @@ class Running:
     """An engine, and every update that it gave."""
 
     def __init__(self, folder: Path, source: str = "toy", **options):
+        settings = Settings(source, "toy", threads=options.pop("threads", 0))
         options = {"patience": Patience(restart=0.05), "command": TOY} | options
-        self.engine, self.folder, self.updates = LocalEngine(Settings(source, "toy"), **options), folder, []
+        self.engine, self.folder, self.updates = LocalEngine(settings, **options), folder, []
         self.heard = threading.Condition()
         self.engine.start(self.hear)
 
@@ -177,6 +178,33 @@ def test_two_workers_share_what_waits(make):
     running.wait(lambda: running.engine.figures()["running"] >= 2)
     assert {w.state for w in running.engine.workers} == {"drawing"}
     assert {u.outcome for u in running.ended(*names).values()} == {"completed"}
+
+
+def test_workers_that_draw_share_the_cores(make, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    running = make(devices=("cpu", "cpu"))
+    running.wait(lambda: running.engine.figures()["ready"] == 2)
+
+    def threads(*names):
+        return [running.ended(name)[name].seconds["decode"] for name in names]
+
+    running.submit("lone")
+    assert threads("lone") == [4]
+    running.submit("long", "slow", num_inference_steps=30)
+    running.wait(lambda: running.engine.progress("long")[0] > 0)
+    running.submit("short")
+    assert threads("short") == [2]
+    assert [w.threads for w in running.engine.workers] == [2, 2]
+    running.wait(lambda: running.engine.workers[0].threads == 4)  # the other one has had nothing to do for a while
+    assert threads("long") == [4]
+
+
+def test_threads_can_be_set_and_a_gpu_s_are_left_alone(make, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    fixed, gpu = make(threads=3), make(devices=("cuda:0",))
+    for running, threads in ((fixed, 3), (gpu, 0)):
+        running.submit("one")
+        assert running.ended("one")["one"].seconds["decode"] == threads
 
 
 def test_cancel_drops_a_queued_request_and_stops_a_running_one(running):

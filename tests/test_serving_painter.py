@@ -15,12 +15,14 @@ from serving import encoders
 from serving import painter as painting
 from serving.contract import Request, Settings
 from serving.painter import Painter
+from serving.pipelines import load_pipeline
 from serving.worker import Cancelled
 from unlearn_export.artifact import Artifact, read_json, write_json
 from unlearn_export.errors import ArtifactError, EncoderError, ParityError, UsageError
 from unlearn_export.onnx_export import export_onnx
 
 SIZE = {"width": 16, "height": 16, "num_frames": 2, "num_inference_steps": 3, "guidance_scale": 3.0, "fps": 8}
+CALL = {name: value for name, value in SIZE.items() if name != "fps"}  # as a pipeline takes it
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_the_clip_is_the_pipeline_s_own(painter):
         negative_prompt="a car",
         generator=torch.Generator().manual_seed(4),
         output_type="np",
-        **{name: value for name, value in SIZE.items() if name != "fps"},
+        **CALL,
     ).frames[0]
     drawn = clip(painter, 4, negative_prompt="a car")
     assert np.abs(drawn - own).max() < 1e-5
@@ -89,6 +91,20 @@ def test_a_batch_draws_each_clip_as_if_alone(painter):
     for i, prompt in enumerate(prompts):
         assert np.abs(together[i] - clip(painter, i, prompt)).max() < 1e-4
     assert np.abs(together[0] - together[1]).max() > 1e-2
+
+
+def test_layers_before_the_text_run_once_for_both_halves_of_guidance(t2v, source):
+    painter, plain = Painter(Settings(str(source), t2v)), load_pipeline(t2v, encoder=source)
+    rows = {painter: [], plain: []}
+    for key, pipe in ((painter, painter.pipe), (plain, plain)):
+        norm = pipe.unet.transformer_in.norm
+        norm.register_forward_hook(lambda module, inputs, output, seen=rows[key]: seen.append(len(inputs[0])))
+    own = plain("a photo of pizza", generator=torch.Generator().manual_seed(4), output_type="np", **CALL).frames[0]
+    assert np.array_equal(clip(painter, 4), own)
+    assert (rows[painter], rows[plain]) == ([1] * 3, [2] * 3)
+    samples = torch.randn(2, 1)
+    shared = painting.once_for_both(lambda x: (x + 1,))
+    assert torch.equal(*shared(samples), samples + 1), "halves that differ are both computed"
 
 
 def test_the_original_encoder_draws_otherwise_even_within_a_batch(painter):

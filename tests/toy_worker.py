@@ -2,6 +2,7 @@
 
 The prompt's first word: "crash" ends the process, "crash-once" the first time only, "hang" blocks a step, "fail", "oom"
 and "cuda" raise, "poison" raises for the whole batch unless alone. A request takes 10 ms a step, "slow" ones 100 ms.
+Its decoding "takes" as many seconds as it has threads.
 The encoder alone refuses ids from 1000 on, and 999 raises as a GPU would. The source "tampered" is refused, "broken"
 raises, "full" is out of memory, "dies" ends the process; "once" with a path loads only as long as there is no such file.
 """
@@ -45,6 +46,10 @@ class Toy:
                 raise EncoderError("it was replaced") from error
         self.settings, self.device = settings, device
         self.embeddings = SimpleNamespace(hits=0, misses=0)
+        self.threads = int(os.environ.get("OMP_NUM_THREADS", 0))
+
+    def use_threads(self, count: int) -> None:
+        self.threads = count
 
     def describe(self) -> dict[str, Any]:
         encoders = {"edited": {"backend": self.settings.backend, "provider": "cpu", "fingerprint": "f" * 64}}
@@ -66,7 +71,7 @@ class Toy:
             time.sleep(0.1 if "slow" in requests[0].prompt else 0.01)
             on_step(step + 1, requests[0].num_inference_steps)
         frames = [np.full((r.num_frames, r.height, r.width, 3), colour(r.seed, r.encoder)) / 255 for r in requests]
-        seconds = {"encode": 0.0, "denoise": 0.01, "decode": 0.0}
+        seconds = {"encode": 0.0, "denoise": 0.01, "decode": float(self.threads)}
         return SimpleNamespace(frames=np.stack(frames), seconds=seconds)
 
     def misbehave(self, word: str, folder: Path, batch: int) -> None:
