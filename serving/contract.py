@@ -19,7 +19,7 @@ class Settings:
     """Which pipeline a worker loads, and how. What `serve` was asked for, as one value that travels to the worker.
 
     source: the edited encoder, as ``load_encoder`` reads it; t2v: the pipeline, as ``load_pipeline`` reads it.
-    threads: of torch; 0 shares the cores among the workers on the CPU.
+    threads: of torch; 0 shares the cores among the workers on the CPU that draw.
     scheduler: name of a diffusers scheduler to put in, such as "LCMScheduler". step_cache: name of a diffusers cache
     configuration, such as "FirstBlockCacheConfig"; attention: a diffusers attention backend.
     allow_original: also answer with the pipeline's own encoder where a request asks for it.

@@ -18,15 +18,22 @@ from unlearn_export.report import REPORT, render_report, write_report
 
 RATE = {"hits": 3, "n": 8, "rate": 0.375, "low": 0.1368, "high": 0.6943}
 SPENT = {"seconds": 1.5, "steps": 4, "queries": 8}
+RELEARNED = [RATE | {"steps": steps, "rate": rate} for steps, rate in ((0, 0.0), (5, 0.25), (20, 1.0))]
+FOUND = {"before": RATE, "after": RATE, "spent": {"prepare": SPENT, "before": SPENT, "after": SPENT}}
 PROBE = {
     "attacks": [
+        {"name": "ring-a-bell", "access": "black box"} | FOUND,
         {
-            "name": "ring-a-bell",
-            "access": "black box",
-            "before": RATE,
-            "after": RATE,
-            "spent": {"prepare": SPENT, "before": SPENT, "after": SPENT},
+            "name": "relearn",
+            "access": "weights",
+            "targets": {
+                "pizza": {
+                    "before": {"detail": {"unheard": {"curve": RELEARNED[::2]}}},
+                    "after": {"detail": {"curve": RELEARNED}},
+                }
+            },
         }
+        | FOUND,
     ],
     "stated": [{"name": "original encoder", "text": "Putting the original encoder back."}],
 }
@@ -74,6 +81,8 @@ def test_every_figure_is_the_json_s(artifact: Artifact) -> None:
             assert f"{p['after'][key]['hits']} of {p['after'][key]['n']}, 95 %" in page
     assert page.count("data:image/png") == 2 and page.count("data:image/webp") == 2
     assert "ring-a-bell" in page and "3 of 8, 95 %" in page
+    before, after = re.findall(r'polyline points="([^"]*)"', page)[-2:]  # how it is relearned, by steps
+    assert (before, after) == ("0.0,40.0 100.0,0.0", "0.0,40.0 25.0,30.0 100.0,0.0") and ">20 steps</text>" in page
 
 
 def test_it_asks_for_nothing_from_outside(artifact: Artifact) -> None:

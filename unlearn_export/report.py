@@ -81,6 +81,9 @@ def _interval(rate: dict[str, Any] | None) -> str:
 
 
 def _curve(rates: list[dict[str, Any]]) -> str:
-    """Points of an SVG polyline in a box of 100 × 40, one for each frame."""
-    step = 100 / max(1, len(rates) - 1)
-    return " ".join(f"{i * step:.1f},{40 - 40 * (rate['rate'] or 0):.1f}" for i, rate in enumerate(rates))
+    """Points of an SVG polyline in a box of 100 × 40: by their ``steps`` where they have any, else one a frame."""
+    places = [rate.get("steps", i) for i, rate in enumerate(rates)]
+    last = max(1, places[-1])
+    return " ".join(
+        f"{100 * x / last:.1f},{40 - 40 * (rate['rate'] or 0):.1f}" for x, rate in zip(places, rates, strict=True)
+    )

@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--t2v", default="demo:t2v-unet3d")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--clips", type=int, default=24, help="of each figure at the highest concurrency")
+    parser.add_argument("--clips", type=int, default=64, help="of each figure at the highest concurrency")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--max-batch", type=int, default=4)
     parser.add_argument("--json", type=Path, help="also write the figures here")

@@ -143,7 +143,8 @@ class Bars:
         if label != self.label:
             if self.bar is not None:
                 self.bar.close()
-            self.bar, self.label = tqdm(total=total, desc=label, file=sys.stderr, leave=True), label
+            often = 0.1 if sys.stderr.isatty() else 10.0  # a log needs less
+            self.bar, self.label = tqdm(total=total, desc=label, file=sys.stderr, mininterval=often), label
         self.bar.update(done - self.bar.n)
 
 

@@ -117,6 +117,7 @@ def methods(as_json: bool) -> None:
             "summary": (inspect.getdoc(cls) or "").splitlines()[0],
             "default": name == DEFAULT,
             "options": {f.name: f.default for f in fields(cls) if f.default is not MISSING},
+            "meanings": {f.name: f.metadata["meaning"] for f in fields(cls) if "meaning" in f.metadata},
         }
         for name, cls in METHODS.items()
     }
@@ -126,7 +127,8 @@ def methods(as_json: bool) -> None:
         for name, about in known.items():
             lines.append(f"{name}{' (default)' if about['default'] else ''}: {about['summary']}")
             for key, value in about["options"].items():
-                lines.append(f"    -O {key}={'+'.join(value) if isinstance(value, tuple) else value}")
+                setting = f"-O {key}={'+'.join(value) if isinstance(value, tuple) else value}"
+                lines.append(f"    {setting:30} {about['meanings'].get(key, '')}".rstrip())
         return "\n".join(lines)
 
     print_result(known, as_json, text)

@@ -101,7 +101,7 @@ def generate(
     "--threads",
     default=0,
     type=click.IntRange(min=0),
-    help="Of torch in a worker. [default: an equal share of the cores]",
+    help="Of torch in a worker. [default: the cores, shared by the workers that draw]",
 )
 @click.option("--scheduler", help="A diffusers scheduler to put in, such as LCMScheduler.")
 @click.option("--step-cache", help="A diffusers cache, such as FirstBlockCacheConfig.")

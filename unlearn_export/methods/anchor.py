@@ -15,7 +15,7 @@ from ..base import Base
 from ..concept import TEMPLATES, Concept
 from ..denoising import Pin, linear_layers, only_trainable
 from ..errors import UsageError
-from .ranges import check_range
+from .ranges import check_range, option
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Anchor:
     name: ClassVar[str] = "anchor"
     images: ClassVar[int] = 0
 
-    depth: int = 1
-    steps: int = 200
-    lr: float = 2e-3  # at a width of 128; a wider encoder takes proportionally smaller steps
-    batch: int = 16
-    keep: float = 4.0
-    pool: int = 512  # prompts of each sort, drawn from throughout
-    parts: tuple[str, ...] = ("mlp", "attention")
-    holdout: tuple[str, ...] = ()  # known concepts that the kept prompts must not name, to judge by
+    depth: int = option(1, "layers of the encoder that are fitted, from the first on")
+    steps: int = option(200, "optimizer steps")
+    lr: float = option(2e-3, "learning rate at a width of 128; a wider encoder takes proportionally smaller steps")
+    batch: int = option(16, "prompts of each sort in a step")
+    keep: float = option(4.0, "weight of the prompts that must stay")
+    pool: int = option(512, "prompts of each sort, drawn from throughout")
+    parts: tuple[str, ...] = option(("mlp", "attention"), "layers that may change: mlp, attention, last-attention")
+    holdout: tuple[str, ...] = option((), "known concepts that the kept prompts must not name, to judge by")
 
     def __post_init__(self) -> None:
         check_range(self, above=("depth", "steps", "lr", "batch", "pool"), least=("keep",))

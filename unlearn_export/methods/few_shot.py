@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ..base import Base
 from ..concept import Concept
 from ..denoising import Pin, denoising_loss, linear_layers, only_trainable
-from .ranges import check_range
+from .ranges import check_range, option
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class FewShotAscent:
 
     name: ClassVar[str] = "few-shot"
 
-    images: int = 4
-    steps: int = 60  # at most
-    stop: float = 1.5
-    lr: float = 1e-3  # at a width of 128; a wider encoder takes proportionally smaller steps
-    batch: int = 2
-    parts: tuple[str, ...] = ("mlp", "last-attention")
+    images: int = option(4, "pictures of each concept to draw where --images brings none")
+    steps: int = option(60, "most optimizer steps")
+    stop: float = option(1.1, "loss over the empty prompt's at which it is done; higher erases more, of the others too")
+    lr: float = option(1e-3, "learning rate at a width of 128; a wider encoder takes proportionally smaller steps")
+    batch: int = option(2, "pictures in a step")
+    parts: tuple[str, ...] = option(("mlp", "last-attention"), "layers that may change: mlp, attention, last-attention")
 
     def __post_init__(self) -> None:
         check_range(self, above=("images", "steps", "stop", "lr", "batch"))

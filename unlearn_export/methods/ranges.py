@@ -1,10 +1,16 @@
-"""The check that every eraser makes of its numbers."""
+"""An eraser's hyper-parameters: what each means, and the check of its numbers."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any
 
 from ..errors import UsageError
+
+
+def option(default: Any, meaning: str) -> Any:
+    """A dataclass field that tells what it means, for `unlearn-export methods`."""
+    return field(default=default, metadata={"meaning": meaning})
 
 
 def check_range(method: Any, *, above: Sequence[str], least: Sequence[str] = ()) -> None:
