@@ -23,20 +23,20 @@ from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from unlearn_export.errors import UnlearnExportError
+from unlearn_export.openmp import WAITING
 
 from .contract import ATTEMPTS, Health, Outcome, Request, Settings, States, Update
 
 WORKER = (sys.executable, "-m", "serving.worker")
 ASKED = 32  # most calls of the encoder alone that may wait
 LINGER = 0.5  # seconds that a worker keeps its share of the cores after a batch, since the next one is often near
-# What the environment of a worker on the CPU has unless it says otherwise. It keeps the memory that it freed: glibc would
-# give it back to the system and fetch it again, page by page, several thousand times a clip. Its threads sleep soon when
-# they wait for each other: where others need the cores as well, spinning made a clip 25 times slower.
-TUNING = {
+# What the environment of a worker on the CPU has unless it says otherwise. It keeps up to 1 GiB of the memory that it
+# freed, in pieces of up to 32 MiB: glibc would give it back to the system and fetch it again, page by page, several
+# thousand times a clip.
+TUNING = WAITING | {
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**26),
-    "GOMP_SPINCOUNT": "1000",
 }
 State = Literal["dead", "starting", "idle", "drawing", "refused"]
 
@@ -232,9 +232,7 @@ class LocalEngine:
                 for worker in self.workers:
                     self._care_for(worker)
                 self._answer_the_overdue()
-                left = self._dispatch()
-                self._share_cores()
-                self._changed.wait(left)
+                self._changed.wait(self._dispatch())
 
     def _care_for(self, worker: Worker) -> None:
         """Start what is dead, kill what hangs."""
@@ -256,6 +254,7 @@ class LocalEngine:
 
     def _dispatch(self) -> float:
         """Give every idle worker a batch; → the seconds after which to look again."""
+        left, begun = 0.2, []
         for worker in self.workers:
             if worker.state != "idle" or not self._queue:
                 continue
@@ -263,9 +262,10 @@ class LocalEngine:
             mates = [t for t in self._queue if t.request.shape == first.request.shape and not t.alone]
             share = math.ceil(len(mates) / sum(w.state == "idle" for w in self.workers))
             batch = [first] if first.alone else mates[: min(share, self.max_batch)]
-            left = first.queued + self.window - time.monotonic()
-            if self._company and not first.alone and len(mates) < self.max_batch and left > 0:
-                return left
+            early = first.queued + self.window - time.monotonic()
+            if self._company and not first.alone and len(mates) < self.max_batch and early > 0:
+                left = early
+                break
             for ticket in batch:
                 self._queue.remove(ticket)
                 ticket.attempts += 1
@@ -276,35 +276,42 @@ class LocalEngine:
             self._batches[len(batch)] += 1
             for ticket in batch:
                 self._tell(ticket, "started")
-            self._share_cores()
-            worker.outbox.put(("run", [t.request for t in batch]))
-        return 0.2
+            begun.append((worker, [t.request for t in batch]))
+        self._share_cores()
+        for worker, requests in begun:
+            worker.outbox.put(("run", requests))
+        return left
 
     def _share_cores(self) -> None:
-        """Tell the workers on the CPU how many threads each may use, so that those that draw have one a core.
+        """Tell each worker on the CPU how many threads it may use, so that those that draw have as many cores in all.
 
-        They take it up at their next step.
+        A worker takes it up when it begins something, and after each step. An idle one is told what it would have.
         """
-        workers = [w for w in self.workers if w.device == "cpu"]
         now = time.monotonic()
-        busy = sum(w.state == "drawing" or now - w.rested < LINGER for w in workers)
-        for worker in workers:
-            threads = self._threads(busy)
+        busy = [w for w in self.workers if w.state == "drawing" or now - w.rested < LINGER]
+        for worker in self.workers:
+            threads = self._threads(worker, busy)
             if worker.live and worker.threads != threads:
                 worker.threads = threads
                 worker.outbox.put(("threads", threads))
 
-    def _threads(self, workers: int) -> int:
-        """Of each of so many workers on the CPU."""
+    def _threads(self, worker: Worker, rivals: Sequence[Worker]) -> int:
+        """Its share of the cores while the rivals compute too; 0 leaves a GPU's alone."""
+        if self.settings.threads or worker.device != "cpu":
+            return self.settings.threads
+        if self.settings.compile:  # what is compiled is compiled for one number of threads
+            rivals = self.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.settings.threads or max(1, cores // max(1, workers))
+        return max(1, cores // (1 + sum(w is not worker and w.device == "cpu" for w in rivals)))
 
     def _spawn(self, worker: Worker) -> None:
         ours, theirs = Pipe()
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
         if worker.device == "cpu":
-            worker.threads = self._threads(sum(w.device == "cpu" for w in self.workers))
-            environment = TUNING | environment | {"OMP_NUM_THREADS": str(worker.threads)}
+            environment = TUNING | environment
+        worker.threads = self._threads(worker, self.workers)  # they may all be loading
+        if worker.threads:
+            environment["OMP_NUM_THREADS"] = str(worker.threads)
         try:
             with theirs:
                 worker.process = subprocess.Popen(

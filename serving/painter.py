@@ -121,7 +121,6 @@ class Painter:
             "provider": encoders["edited"]["provider"],
             "device": str(pipe.device),
             "dtype": str(pipe.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
             "scheduler": type(pipe.scheduler).__name__,
             "encoders": encoders,
             "multiple_of": self._multiple(),
@@ -280,7 +279,7 @@ class Painter:
             denoiser.set_attention_backend(settings.attention)
         if settings.compile:
             denoiser.compile()
-        elif hasattr(denoiser, "transformer_in"):  # UNet3DConditionModel's, of frames and not of text
+        elif isinstance(denoiser, diffusers.UNet3DConditionModel):
             denoiser.transformer_in.forward = once_for_both(denoiser.transformer_in.forward)
 
     def _defaults(self) -> dict[str, Any]:
@@ -312,17 +311,17 @@ class Painter:
 
 
 def once_for_both(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward of a module that sees no text, computed once where both halves of a guided batch are alike.
+    """The forward of UNet3DConditionModel's ``transformer_in``, run once where both halves of a guided batch are alike.
 
-    Classifier-free guidance draws every sample twice, with and without the text; until the first layer that reads the
-    text the two are the same numbers.
+    Classifier-free guidance draws every sample twice, with the text and without; until the first layer that reads the
+    text the two are the same numbers. samples: [b · num_frames, c, h, w].
     """
 
-    def forward_once(samples: Tensor, *args: Any, **kwargs: Any) -> Any:
-        half, odd = divmod(len(samples), 2)
-        if odd or not torch.equal(samples[:half], samples[half:]):
-            return forward(samples, *args, **kwargs)
-        (out,) = forward(samples[:half], *args, **kwargs)
+    def forward_once(samples: Tensor, *, num_frames: int, **kwargs: Any) -> Any:
+        half = len(samples) // 2
+        if len(samples) % (2 * num_frames) or not torch.equal(samples[:half], samples[half:]):
+            return forward(samples, num_frames=num_frames, **kwargs)
+        (out,) = forward(samples[:half], num_frames=num_frames, **kwargs)
         return (torch.cat([out, out]),)
 
     return forward_once

@@ -71,6 +71,7 @@ class Worker:
                 kind, *content = self.inbox.get(timeout=BEAT)
             except queue.Empty:
                 continue
+            self._use_threads()
             if kind == "run":
                 self._run(content[0])
             elif kind == "infer":
@@ -123,7 +124,6 @@ class Worker:
             self.send("step", [r.id for r in wanted], step, steps)
 
         drawn, failure = list(wanted), ""
-        self._use_threads()
         try:
             drawing = self.painter.draw(drawn, on_step)
         except Cancelled:

@@ -73,6 +73,8 @@ def test_methods_lists_every_option() -> None:
     listed = json.loads(run("methods", "--json").stdout)
     assert set(listed) == {"anchor", "few-shot"}
     assert {"steps", "lr", "keep"} <= set(listed["anchor"]["options"])
+    for about in listed.values():
+        assert about["meanings"].keys() == about["options"].keys() and all(about["meanings"].values())
 
 
 def test_wrong_usage_is_told_in_one_line(tmp_path: Path, out: Path) -> None:

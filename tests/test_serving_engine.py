@@ -182,6 +182,7 @@ def test_two_workers_share_what_waits(make):
 
 def test_workers_that_draw_share_the_cores(make, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    monkeypatch.setattr(engines, "LINGER", 3600.0)
     running = make(devices=("cpu", "cpu"))
     running.wait(lambda: running.engine.figures()["ready"] == 2)
 
@@ -190,21 +191,50 @@ def test_workers_that_draw_share_the_cores(make, monkeypatch):
 
     running.submit("lone")
     assert threads("lone") == [4]
-    running.submit("long", "slow", num_inference_steps=30)
+    running.submit("long", "slow", num_inference_steps=40)
     running.wait(lambda: running.engine.progress("long")[0] > 0)
     running.submit("short")
     assert threads("short") == [2]
     assert [w.threads for w in running.engine.workers] == [2, 2]
-    running.wait(lambda: running.engine.workers[0].threads == 4)  # the other one has had nothing to do for a while
+    monkeypatch.setattr(engines, "LINGER", 0.0)  # the other one has had nothing to do for long enough
+    running.wait(lambda: [w.threads for w in running.engine.workers] == [4, 2])
     assert threads("long") == [4]
 
 
-def test_threads_can_be_set_and_a_gpu_s_are_left_alone(make, monkeypatch):
+def test_workers_that_begin_together_begin_with_their_share(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    engine, said = LocalEngine(Settings("toy", "toy"), ("cpu", "cpu")), []
+    for name, worker in zip("ab", engine.workers, strict=True):
+        worker.state, worker.threads = "idle", 4
+        worker.outbox = SimpleNamespace(put=lambda message, name=name: said.append((name, *message[:1])))
+        engine.submit(Request(id=name, prompt="", seed=1, folder=str(tmp_path), **toy_worker.DEFAULTS))
+    engine._dispatch()
+    assert said == [("a", "threads"), ("b", "threads"), ("a", "run"), ("b", "run")]
+    assert [w.threads for w in engine.workers] == [2, 2]
+
+
+def test_what_is_compiled_keeps_its_number_of_threads(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    for compile, lone in ((True, 2), (False, 4)):
+        engine = LocalEngine(Settings("toy", "toy", compile=compile), ("cpu", "cpu", "cuda:0"))
+        worker = engine.workers[0]
+        assert [engine._threads(w, [worker]) for w in engine.workers] == [lone, 2, 0]
+
+
+@pytest.mark.parametrize(("device", "asked", "has"), [("cpu", 3, 3), ("cuda:0", 0, 0), ("cuda:0", 3, 3)])
+def test_threads_can_be_set_and_a_gpu_s_are_left_alone(make, monkeypatch, device, asked, has):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    fixed, gpu = make(threads=3), make(devices=("cuda:0",))
-    for running, threads in ((fixed, 3), (gpu, 0)):
-        running.submit("one")
-        assert running.ended("one")["one"].seconds["decode"] == threads
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "7")
+    running = make(devices=(device,), threads=asked)
+    running.submit("one")
+    assert running.ended("one")["one"].seconds["decode"] == has
+    environment = dict(
+        line.split("=", 1) for line in Path(f"/proc/{running.pid()}/environ").read_text().split("\0") if line
+    )
+    assert environment["MALLOC_TOP_PAD_"] == "7"  # what the user set stays
+    for name in ("GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_"):
+        assert environment.get(name) == (engines.TUNING[name] if device == "cpu" else None)
 
 
 def test_cancel_drops_a_queued_request_and_stops_a_running_one(running):

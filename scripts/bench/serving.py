@@ -2,7 +2,8 @@
 
 Everything in one run, so that the ratios hold whatever the machine: clips a minute at several concurrencies, torch and
 ONNX encoder, embedding cache cold and warm, memory by process, and what the API itself costs a request. The loop is
-measured with torch's own number of threads and with one thread, and the ratios are given to both.
+measured as it comes, with one thread, and in the environment that the server gives its workers (``TUNING``); the ratios
+are given to each.
 
     python -m scripts.bench.serving out --t2v demo:t2v-unet3d --json figures.json
 """
@@ -17,14 +18,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
 
-from serving.engine import rss
+from serving.engine import TUNING, rss
 
 GUIDANCE = 3.0
 PROMPTS = [
@@ -67,9 +69,13 @@ def plain_loop(source: str, t2v: str, steps: int, frames: int) -> None:
 class Service:
     """A server in a process of its own, for the time of a ``with`` block, and how a clip is got from it."""
 
-    def __init__(self, command: list[str], draw: Callable[[httpx.Client, str, int], bytes], threads: int | None = None):
-        environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    def __init__(
+        self,
+        command: list[str],
+        draw: Callable[[httpx.Client, str, int], bytes],
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
         assert self.process.stdout
         self.url, self.draw = self.process.stdout.readline().strip(), draw
 
@@ -241,10 +247,10 @@ def main() -> None:
             if served:
                 figures.setdefault("api_overhead", {})[name] = overhead(service, args.frames, 200)
 
-    loops = {"plain loop": None, "plain loop, 1 thread": 1}
+    loops = {"plain loop": {}, "plain loop, 1 thread": {"OMP_NUM_THREADS": "1"}, "plain loop, tuned": TUNING}
     with tempfile.TemporaryDirectory() as data:
-        for name, threads in loops.items():
-            measure(name, Service(loop, from_loop, threads))
+        for name, environment in loops.items():
+            measure(name, Service(loop, from_loop, environment))
         for backend in ("torch", "onnx"):
             command = [sys.executable, "-m", "unlearn_export", "serve", args.source, "--t2v", args.t2v, "--port", "0"]
             command += ["--backend", backend, "--data", f"{data}/{backend}", "--max-batch", str(args.max_batch)]

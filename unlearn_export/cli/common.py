@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from ..errors import UnlearnExportError, UsageError
+from ..openmp import WAITING
 
 
 class Failure(click.ClickException):
@@ -75,6 +76,8 @@ def main(ctx: click.Context) -> None:
     """Erase a concept from a text encoder, measure it, package it, publish it, use it in video pipelines."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # they speak as soon as they are imported
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
     if threading.current_thread() is threading.main_thread():  # a polite kill tidies up as Ctrl-C does
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))

@@ -15,7 +15,7 @@ from ..base import Base
 from ..concept import TEMPLATES, Concept
 from ..denoising import Pin, linear_layers, only_trainable
 from ..errors import UsageError
-from .ranges import check_range, option
+from .options import check_range, option
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from ..base import Base
 from ..concept import Concept
 from ..denoising import Pin, denoising_loss, linear_layers, only_trainable
-from .ranges import check_range, option
+from .options import check_range, option
 
 
 @dataclass(frozen=True)
