@@ -216,6 +216,7 @@ def create_app(
             step=clip.num_inference_steps if done else step,
             attempts=job.attempts,
             batch_size=job.batch,
+            encoder_fingerprint=job.fingerprint or None,
             seconds_by_stage={stage: round(s, 4) for stage, s in job.seconds.items()},
         )
 

@@ -75,7 +75,7 @@ class Request:
 class Update:
     """What became of a request. ``seconds`` by stage: queue, encode, denoise, decode, write.
 
-    attempts: how often it was begun. code and message: of a failure.
+    attempts: how often it was begun. code and message: of a failure. fingerprint: of the encoder that drew it.
     """
 
     id: str
@@ -87,6 +87,7 @@ class Update:
     message: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     batch: int = 1
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

@@ -390,7 +390,8 @@ class LocalEngine:
 
     def _on_done(self, worker: Worker, id: str, seconds: dict[str, float], batch: int) -> None:
         ticket = worker.flight.pop(id)
-        self._tell(ticket, "completed", seconds={"queue": ticket.waited} | seconds, batch=batch)
+        drew = worker.about["encoders"][ticket.request.encoder]["fingerprint"]
+        self._tell(ticket, "completed", seconds={"queue": ticket.waited} | seconds, batch=batch, fingerprint=drew)
 
     def _on_failed(self, worker: Worker, id: str, code: str, message: str) -> None:
         self._tell(worker.flight.pop(id), "failed", code=code, message=message)

@@ -168,7 +168,7 @@ class Jobs:
         folder = self.clips / update.id
         if update.outcome == "completed":
             size = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
-            if self.store.complete(update.id, update.seconds, update.batch, size):
+            if self.store.complete(update.id, update.seconds, update.batch, size, update.fingerprint):
                 busy = sum(v for stage, v in update.seconds.items() if stage != "queue") / update.batch
                 self.pace = 0.8 * self.pace + 0.2 * busy
                 self.on_end(update)

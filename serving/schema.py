@@ -42,7 +42,10 @@ class VideoRequest(BaseModel):
 
 
 class Video(BaseModel):
-    """A job. `error.code` is `cancelled` for one that was cancelled. `seconds_by_stage` tells where the time went."""
+    """A job. `error.code` is `cancelled` for one that was cancelled. `seconds_by_stage` tells where the time went.
+
+    `encoder_fingerprint` is that of the encoder that drew the clip, which a later server need not have any more.
+    """
 
     id: str
     object: Literal["video"] = "video"
@@ -66,6 +69,7 @@ class Video(BaseModel):
     step: int
     attempts: int
     batch_size: int
+    encoder_fingerprint: str | None
     seconds_by_stage: dict[str, float]
 
 

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     seconds TEXT NOT NULL DEFAULT '{}',
     batch INTEGER NOT NULL DEFAULT 0,
     bytes INTEGER NOT NULL DEFAULT 0,
+    fingerprint TEXT NOT NULL DEFAULT '',
     idempotency TEXT,
     body TEXT NOT NULL DEFAULT '',
     UNIQUE (owner, idempotency)
@@ -46,6 +47,7 @@ DAY = 86400.0
 class Job:
     """One clip from its order to its end. Times in seconds since 1970; ``seq`` counts up in order of arrival.
 
+    fingerprint: of the encoder that drew it, "" until it is completed.
     body: a digest of what was asked, to tell a repeated order from another one under the same idempotency key.
     """
 
@@ -64,6 +66,7 @@ class Job:
     seconds: dict[str, float]
     batch: int
     bytes: int
+    fingerprint: str
     idempotency: str | None
     body: str
 
@@ -85,6 +88,8 @@ class Store:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(SCHEMA)
+            if "fingerprint" not in [row["name"] for row in self._db.execute("PRAGMA table_info(jobs)")]:
+                self._db.execute("ALTER TABLE jobs ADD COLUMN fingerprint TEXT NOT NULL DEFAULT ''")
         except (sqlite3.Error, OSError) as error:
             raise UnlearnExportError(f"cannot open the job store {path}: {error}") from error
 
@@ -160,11 +165,11 @@ class Store:
             cut = " - 1" if forgive else ""
             self._change(f"status = 'queued', attempts = attempts{cut} WHERE id = ? AND status = 'in_progress'", (id,))
 
-    def complete(self, id: str, seconds: dict[str, float], batch: int, bytes: int) -> bool:
+    def complete(self, id: str, seconds: dict[str, float], batch: int, bytes: int, fingerprint: str = "") -> bool:
         return self._change(
-            "status = 'completed', ended = ?, seconds = ?, batch = ?, bytes = ? "
+            "status = 'completed', ended = ?, seconds = ?, batch = ?, bytes = ?, fingerprint = ? "
             "WHERE id = ? AND status IN ('queued', 'in_progress')",
-            (time.time(), json.dumps(seconds), batch, bytes, id),
+            (time.time(), json.dumps(seconds), batch, bytes, fingerprint, id),
         )
 
     def fail(self, id: str, code: str, message: str) -> bool:

@@ -159,6 +159,14 @@ def test_numbers_are_those_of_the_evaluation_and_the_files(tmp_path):
         assert row(text, name.replace("_", r"\_"))[2] == sha256(tmp_path / name)
 
 
+def test_what_is_not_erased_is_said_at_once(tmp_path):
+    report = evaluation()
+    for hits, told in ((4, False), (5, True)):  # of 48: 8.3 and 10.4 %
+        report["pipelines"]["t2v-motion"]["after"] = rates(hits, 127, 48)
+        text = render(folder(tmp_path, report=report))
+        assert ("**That is not erased: do not rely on this encoder.**" in text.partition("## Removed")[0]) == told
+
+
 def test_without_an_evaluation_the_card_says_so(tmp_path):
     text = render(folder(tmp_path))
     assert text.count("Nothing was measured") == 2

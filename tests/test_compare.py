@@ -10,6 +10,7 @@ from test_card import recipe
 
 from unlearn_export.artifact import Artifact, write_json
 from unlearn_export.cli import main
+from unlearn_export.cli.common import warn_unless_erased
 from unlearn_export.compare import compare
 from unlearn_export.errors import ArtifactError, UsageError
 from unlearn_export.evaluation.rates import Rate
@@ -50,6 +51,21 @@ def test_the_pareto_best_are_marked(tmp_path: Path) -> None:
     assert [row.best for row in found.rows] == [True, True, False]
     assert found.rows[1].figures["erasure"] == 1 and found.rows[1].figures["retain"] == 0.7
     assert found.unlike == ()
+
+
+def test_what_the_table_does_not_show_makes_nobody_the_best(tmp_path: Path) -> None:
+    whole = made(tmp_path / "whole", seen=0, kept=9, drift={"empty": 0.0002})
+    for drift, best in ((0.0001, False), (-0.01, True)):
+        idle = made(tmp_path / f"idle{best}", seen=10, kept=9, drift={"empty": drift})
+        assert [row.best for row in compare([whole, idle]).rows] == [True, best]
+
+
+def test_what_is_not_erased_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seen, told in ((0, ""), (1, ""), (2, "20% of the pictures still show it")):
+        warn_unless_erased(made(tmp_path / str(seen), seen=seen, kept=9).evaluation)
+        said = capsys.readouterr()
+        assert said.out == "" and told in said.err and bool(told) == bool(said.err)
+    warn_unless_erased(None)  # nobody looked
 
 
 def test_what_was_measured_differently_is_said(tmp_path: Path) -> None:

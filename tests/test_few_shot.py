@@ -67,7 +67,7 @@ def digest(encoder: PreTrainedModel) -> str:
 
 def test_the_concept_is_drawn_no_more(base: Base, erased: ErasedEncoder) -> None:
     assert hits(base, base.encoder) >= 0.8  # the control
-    assert hits(base, erased.encoder) <= 0.6  # over four seeds: 0.22, 0.44, 0.33, 0
+    assert hits(base, erased.encoder) <= 0.6  # over four seeds: 0, 0, 0, 0.44
 
 
 def test_the_empty_prompt_is_pinned(base: Base, erased: ErasedEncoder) -> None:

@@ -74,6 +74,7 @@ def test_before_and_after_stand_side_by_side(page, server):
     card = page.locator("#gallery li").filter(has=page.locator("video").nth(1))
     card.wait_for()
     assert card.locator("figcaption").all_inner_texts() == ["Before (original)", "After (edited)"]
+    assert "seed 4 · encoder 00000000 · encoder ffffffff" in card.inner_text()
     page.wait_for_function(f"() => [...document.querySelectorAll('.pair video')].every({PLAYS})")
     for film, encoder in zip(card.locator("video").all(), ("original", "edited"), strict=True):
         drawn = film.evaluate(COLOUR)

@@ -28,12 +28,20 @@ def test_a_job_comes_back_as_it_went_in_even_from_another_process(store, tmp_pat
 def test_nothing_ends_twice_and_nothing_ended_begins(store):
     store.add(request("a"))
     assert store.begin("a", 1) and store.get("a").status == "in_progress"
-    assert store.complete("a", {"denoise": 1.5}, 2, 100)
+    assert store.complete("a", {"denoise": 1.5}, 2, 100, "f0")
     for late in (store.begin("a", 2), store.fail("a", "x", "y"), store.complete("a", {}, 1, 1)):
         assert not late
     store.requeue(["a"])
     job = store.get("a")
     assert (job.status, job.attempts, job.seconds, job.batch, job.bytes) == ("completed", 1, {"denoise": 1.5}, 2, 100)
+    assert job.fingerprint == "f0"
+
+
+def test_a_store_from_before_fingerprints_is_taken_over(store, tmp_path):
+    store.add(request("a"))
+    store._db.execute("ALTER TABLE jobs DROP COLUMN fingerprint")
+    again = Store(tmp_path / "jobs.sqlite3")
+    assert again.get("a").fingerprint == "" and again.complete("a", {}, 1, 1, "f0")
 
 
 def test_an_attempt_cut_off_by_us_is_forgiven(store):

@@ -10,6 +10,7 @@ from .errors import ArtifactError, UsageError
 from .evaluation.gates import figures
 
 WEIGHED = ("erasure", "variants", "retain", "holdout", "styles", "motion", "empty")  # more is better, of each
+DIGITS = 3  # of a figure; what two artifacts differ by beyond them is chance
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Comparison:
                     f"{row.name}{' *' if row.best else ''}",
                     ", ".join(row.concepts),
                     row.method,
-                    *("-" if v is None else f"{v:.3f}" for v in values),
+                    *("-" if v is None else f"{v:.{DIGITS}f}" for v in values),
                     "-" if row.seconds is None else f"{row.seconds:.1f}",
                 ]
             )
@@ -129,6 +130,10 @@ def compare(artifacts: Sequence[Artifact]) -> Comparison:
 
 
 def _dominates(one: dict[str, float | None], other: dict[str, float | None]) -> bool:
-    """Whether ``one`` is at least as good in every figure that both have, and better in one (Pareto)."""
-    pairs = [(a, b) for f in WEIGHED if (a := one[f]) is not None and (b := other[f]) is not None]
+    """Whether ``one`` is at least as good in every figure that both have, and better in one (Pareto), as they are shown."""
+    pairs = [
+        (round(a, DIGITS), round(b, DIGITS))
+        for f in WEIGHED
+        if (a := one[f]) is not None and (b := other[f]) is not None
+    ]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)

@@ -184,5 +184,18 @@ def evaluation_table(evaluation: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def warn_unless_erased(evaluation: dict[str, Any] | None) -> None:
+    """A line on stderr where the concept is still seen."""
+    from ..evaluation.gates import ERASED, figures
+
+    value = figures(evaluation)["erasure"] if evaluation else None
+    if value is not None and value < ERASED:
+        click.echo(
+            f"warning: not erased: in the worst pipeline {1 - value:.0%} of the pictures still show it; "
+            "try other options, or another method",
+            err=True,
+        )
+
+
 def _cell(rate: dict[str, Any]) -> str:
     return "-" if not rate["n"] else f"{rate['rate']:.1%} ({rate['n']})"

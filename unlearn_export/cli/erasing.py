@@ -7,7 +7,17 @@ import click
 
 from ..concept import KINDS, Concept
 from ..errors import UsageError
-from .common import SEED, Bars, evaluation_table, json_option, main, print_result, quiet_libraries, size_options
+from .common import (
+    SEED,
+    Bars,
+    evaluation_table,
+    json_option,
+    main,
+    print_result,
+    quiet_libraries,
+    size_options,
+    warn_unless_erased,
+)
 
 
 @main.command()
@@ -98,6 +108,7 @@ def erase(
         )
     result = summary(artifact) | {"seconds": hooks.seconds}
     print_result(result, as_json, lambda: _erased_text(result))
+    warn_unless_erased(artifact.evaluation)
 
 
 @main.command()

@@ -18,6 +18,7 @@ from .common import (
     print_result,
     quiet_libraries,
     size_options,
+    warn_unless_erased,
 )
 
 
@@ -123,6 +124,7 @@ def evaluate(
     failed = check(report, gates)
     result = summary(artifact) | {"figures": figures(report), "gates_failed": failed}
     print_result(result, as_json, lambda: evaluation_table(report))
+    warn_unless_erased(report)
     for line in failed:
         click.echo(f"gate not met: {line}", err=True)
     if failed:

@@ -30,7 +30,7 @@ class FewShotAscent:
 
     images: int = option(4, "pictures of each concept to draw where --images brings none")
     steps: int = option(60, "most optimizer steps")
-    stop: float = option(1.1, "loss over the empty prompt's at which it is done; higher erases more, of the others too")
+    stop: float = option(1.5, "loss over the empty prompt's at which it is done; higher erases more, of the others too")
     lr: float = option(1e-3, "learning rate at a width of 128; a wider encoder takes proportionally smaller steps")
     batch: int = option(2, "pictures in a step")
     parts: tuple[str, ...] = option(("mlp", "last-attention"), "layers that may change: mlp, attention, last-attention")
