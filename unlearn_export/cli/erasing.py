@@ -35,6 +35,7 @@ from .common import (
 @click.option(
     "--anchor",
     default="",
+    show_default=False,
     help="What it becomes. [default: a known neighbour; a concept unknown to the base needs one]",
 )
 @click.option("--retain", multiple=True, help="A neighbour that must survive; repeatable.")
