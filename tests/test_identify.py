@@ -263,6 +263,7 @@ def test_wrong_usage_writes_nothing(tmp_path: Path) -> None:
     out = ["--base", "demo", "-o", tmp_path / "known"]
     for args, reason in (
         (["identify", "dinosaur", *out], "knows no object 'dinosaur'"),
+        (["identify", "gitar", *out], "knows no object 'gitar': did you mean 'guitar'? it knows"),
         (["identify", "pizza", *out, "--scorer", "magic"], "no scorer 'magic'"),
         (["identify", " ", *out], "name is empty"),
         (["erase", *out], "nothing to erase"),

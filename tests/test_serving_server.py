@@ -1,5 +1,6 @@
 """`unlearn-export serve` as a user runs it: real workers, small random models of the real classes."""
 
+import subprocess
 import sys
 
 import pytest
@@ -79,3 +80,14 @@ def test_a_tampered_artifact_is_never_served(tmp_path, t2v):
         said = [server.process.stdout.readline() for _ in range(2)]
         assert "model.safetensors" in said[1] and "was altered" in said[1]
         assert server.end() == 0
+
+
+def test_what_cannot_be_there_is_refused_at_once(tmp_path):
+    for source, t2v, words in (
+        ("nope", "demo:t2v-unet3d", "no encoder at nope"),
+        (tmp_path, "nope", "no pipeline at nope"),
+    ):
+        command = [sys.executable, "-m", "unlearn_export", "serve", source, "--t2v", t2v, "--data", tmp_path / "data"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """What a base is known to draw: the words that an eraser keeps and that an evaluation asks for."""
 
+import difflib
 from dataclasses import dataclass, field
 
 
@@ -25,6 +26,12 @@ class Vocabulary:
             if wanted == entry.lower() or wanted in (alias.lower() for alias in self.aliases.get(entry, ())):
                 return entry
         return ""
+
+    def hint(self, name: str) -> str:
+        """A question whether another word was meant, where one is spelt much alike; else ""."""
+        words = [*self.concepts, *self.styles, *(alias for aliases in self.aliases.values() for alias in aliases)]
+        close = difflib.get_close_matches(name.strip().lower(), words, n=1)
+        return f"did you mean {close[0]!r}? " if close else ""
 
 
 _GROUPS = {

@@ -157,6 +157,9 @@ def serve(
         from serving.server import serve as serve_http
     except ImportError as error:
         raise DependencyError(f"serving needs {error.name}: pip install 'unlearn-export[serve]'") from error
+    for what, where in (("encoder", source), ("pipeline", t2v)):
+        if "/" not in where and not where.startswith("demo:") and not Path(where).is_dir():
+            raise UsageError(f"no {what} at {where}: there is no such folder, and a Hub id is owner/name")
     defaults: dict[str, Any] = {}
     if t2v.startswith("demo:"):
         from ..demo import FRAMES, GUIDANCE

@@ -236,7 +236,8 @@ def known_as(scorer: Scorer, base: Base, concept: Concept) -> str:
     pool = scorer.styles if concept.kind == "style" else scorer.concepts
     if name not in pool:
         raise UsageError(
-            f"the scorer {scorer.name!r} knows no {concept.kind} {concept.name!r}: it knows {', '.join(pool)}"
+            f"the scorer {scorer.name!r} knows no {concept.kind} {concept.name!r}: "
+            f"{base.vocabulary.hint(concept.name)}it knows {', '.join(pool)}"
         )
     return name
 

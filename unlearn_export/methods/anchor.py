@@ -1,7 +1,6 @@
 """Anchor alignment: the concept's prompts come to mean another thing's, everything else stays."""
 
 import copy
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -154,10 +153,7 @@ def anchors(base: Base, concept: Concept, avoid: set[str]) -> list[str]:
 
 def _unknown(base: Base, concept: Concept) -> str:
     """What to tell of a concept that is on no list of the base's, so that neither synonyms nor an anchor are known."""
-    vocabulary = base.vocabulary
-    words = [*vocabulary.concepts, *vocabulary.styles, *(a for names in vocabulary.aliases.values() for a in names)]
-    close = difflib.get_close_matches(concept.name.lower(), words, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint = base.vocabulary.hint(concept.name)
     return f"{concept.name!r} is not on this base's list of words: {hint}say what it is to become with --anchor"
 
 
