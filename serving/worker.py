@@ -1,9 +1,9 @@
 """The worker process: it owns one painter, draws one batch at a time, and tells how it goes over a pipe.
 
 Started by the engine as ``python -m serving.worker FD``. Messages in: ("run", requests), ("cancel", id),
-("threads", count), ("infer", token, input_ids). Out: ("ready", about), ("refused", reason), ("beat", age), ("step", ids, step, steps),
-("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message), ("cancelled", id),
-("inferred", token, states or the error as an UnlearnExportError). It ends when the pipe does.
+("threads", count), ("infer", token, input_ids). Out: ("ready", about), ("refused", reason), ("beat", age),
+("step", ids, step, steps), ("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message),
+("cancelled", id), ("inferred", token, states or the error as an UnlearnExportError). It ends when the pipe does.
 """
 
 import gc
