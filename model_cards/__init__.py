@@ -10,7 +10,7 @@ from urllib.parse import quote
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
-from unlearn_export.artifact import Artifact, read_json, sha256
+from unlearn_export.artifact import Artifact, read_json, sha256, still_seen
 from unlearn_export.errors import ArtifactError
 
 TEMPLATE = "erased_encoder.md.jinja"
@@ -69,6 +69,7 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "has_onnx": artifact.has_onnx,
         "prompt": PROMPTS.get(first["kind"], "a picture of {}").format(first["name"]),
         "report": report,
+        "still_seen": still_seen(report),
         "probe": read_json(probe) if (probe := artifact.path / "unlearning/probe.json").is_file() else None,
         "pipelines": {_public(name): rates for name, rates in pipelines.items()},
         "rates": {k: v for k, v in RATES.items() if any(p["before"][k]["n"] for p in pipelines.values())},

@@ -2,13 +2,14 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from test_card import recipe
 
 from unlearn_export import demo
-from unlearn_export.artifact import Artifact, write_json
+from unlearn_export.artifact import EVALUATION, Artifact, read_json, write_json
 from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.evaluation import Evaluation, compare
@@ -83,6 +84,18 @@ def test_every_figure_is_the_json_s(artifact: Artifact) -> None:
     assert "ring-a-bell" in page and "3 of 8, 95 %" in page
     before, after = re.findall(r'polyline points="([^"]*)"', page)[-2:]  # how it is relearned, by steps
     assert (before, after) == ("0.0,40.0 100.0,0.0", "0.0,40.0 25.0,30.0 100.0,0.0") and ">20 steps</text>" in page
+
+
+def test_what_is_not_erased_is_said_at_once(artifact: Artifact, tmp_path: Path) -> None:
+    shutil.copytree(artifact.path, tmp_path / "copy")
+    copy, said = Artifact(tmp_path / "copy"), []
+    for seen in (0.1, 0.42):
+        report = read_json(copy.path / EVALUATION)
+        for p in report["pipelines"].values():
+            p["after"]["erased"]["rate"] = seen
+        write_json(copy.path / EVALUATION, report)
+        said.append("not erased: in the worst pipeline 42 %" in render_report(Artifact(copy.path)))
+    assert said == [False, True]
 
 
 def test_it_asks_for_nothing_from_outside(artifact: Artifact) -> None:

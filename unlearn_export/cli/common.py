@@ -186,12 +186,11 @@ def evaluation_table(evaluation: dict[str, Any]) -> str:
 
 def warn_unless_erased(evaluation: dict[str, Any] | None) -> None:
     """A line on stderr where the concept is still seen."""
-    from ..evaluation.gates import ERASED, figures
+    from ..artifact import still_seen
 
-    value = figures(evaluation)["erasure"] if evaluation else None
-    if value is not None and value < ERASED:
+    if seen := still_seen(evaluation):
         click.echo(
-            f"warning: not erased: in the worst pipeline {1 - value:.0%} of the pictures still show it; "
+            f"warning: not erased: in the worst pipeline {seen:.0%} of the pictures still show it; "
             "try other options, or another method",
             err=True,
         )

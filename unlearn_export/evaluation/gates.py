@@ -24,7 +24,6 @@ MEANING = {
     "consistency": "likeness of adjacent frames after, over before",
     "empty": "1 − how far the text states of the empty prompt moved",
 }
-ERASED = 0.9  # an erasure below this is told as a failure, whatever the gates
 CONDITION = re.compile(r"\s*([a-z_]+)\s*>=\s*(\d*\.?\d+)\s*")
 
 
