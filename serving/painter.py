@@ -20,10 +20,10 @@ from torch import Tensor
 
 from unlearn_export.artifact import EVALUATION, RECIPE, read_json, sha256
 from unlearn_export.errors import EncoderError, ParityError, UsageError
+from unlearn_export.pipelines.encoders import OrtTextEncoder, load_folder, locate
+from unlearn_export.pipelines.load import load_pipeline, seat
 
 from .contract import Request, Settings, States
-from .encoders import OrtTextEncoder, load_folder, locate
-from .pipelines import load_pipeline, seat
 
 TOLERANCE = 1e-4
 VALUES = 2**22  # most numbers in the states of one ``infer``

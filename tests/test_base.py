@@ -14,9 +14,9 @@ from unlearn_export import demo
 from unlearn_export.base import Base, load_base
 from unlearn_export.concept import Concept
 from unlearn_export.erase import erase, write_encoder
+from unlearn_export.erasers import Anchor
 from unlearn_export.errors import ArtifactError, BaseError, UsageError
 from unlearn_export.evaluation import Size
-from unlearn_export.methods import Anchor
 from unlearn_export.stages import Assessment, build, load_t2v, measure
 
 QUICK = Anchor(steps=1, pool=8)

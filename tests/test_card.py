@@ -15,16 +15,16 @@ from diffusers import MotionAdapter, StableDiffusionPipeline, UNet2DConditionMod
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from jinja2 import UndefinedError
 
-import model_cards
-from model_cards import render
+from unlearn_export import card as model_cards
 from unlearn_export import cli, demo
 from unlearn_export.artifact import EVALUATION, ONNX, RECIPE, Artifact, sha256, write_json
 from unlearn_export.base import load_base
+from unlearn_export.card import render
 from unlearn_export.concept import Concept
 from unlearn_export.erase import erase
+from unlearn_export.erasers import make_method
 from unlearn_export.errors import ArtifactError
-from unlearn_export.methods import make_method
-from unlearn_export.onnx_export import export_onnx
+from unlearn_export.onnx.export import export_onnx
 from unlearn_export.plan import read_plan
 
 GOLDEN = Path(__file__).parent / "golden/card.md"

@@ -11,9 +11,9 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import serving
-from serving import encoders
-from serving.encoders import OrtTextEncoder, check_drop_in, load_encoder
 from unlearn_export.errors import ArtifactError, DependencyError, EncoderError, HubError, UnlearnExportError, UsageError
+from unlearn_export.pipelines import encoders
+from unlearn_export.pipelines.encoders import OrtTextEncoder, check_drop_in, load_encoder
 
 IDS = torch.tensor([[205, 158, 196, 206, 206], [205, 191, 192, 196, 206]])
 MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])

@@ -15,11 +15,11 @@ from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.demo.world import STYLES
 from unlearn_export.denoising import denoising_loss, linear_layers
 from unlearn_export.erase import ErasedEncoder, erase
+from unlearn_export.erasers import Anchor, FewShotAscent, make_method
 from unlearn_export.errors import BaseError, ImagesError, UsageError
 from unlearn_export.evaluation import drift
 from unlearn_export.evaluation.samples import Ask, draw, with_encoder
 from unlearn_export.images import read_images, sample_images
-from unlearn_export.methods import Anchor, FewShotAscent, make_method
 
 HELD_OUT = ("banana", "frog", "rocket")
 

@@ -14,6 +14,7 @@ from unlearn_export import demo
 from unlearn_export.base import Base, load_base
 from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
+from unlearn_export.erasers import Anchor
 from unlearn_export.errors import UsageError
 from unlearn_export.evaluation import Size, compare, evaluate
 from unlearn_export.evaluation.asks import VARIANTS, Amount, Ask, plan
@@ -23,7 +24,6 @@ from unlearn_export.evaluation.gates import MEANING, Gate, check, figures
 from unlearn_export.evaluation.motion import name_motion, track
 from unlearn_export.evaluation.rates import Rate, mean
 from unlearn_export.evaluation.samples import draw
-from unlearn_export.methods import Anchor
 
 PIZZA = Concept("pizza", aliases=("pepperoni", "pizza slice"), anchor="hamburger")
 SMALL = Size(target_images=6, other_images=1, variant_images=4, steps=8, guidance=3.0)

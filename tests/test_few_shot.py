@@ -14,8 +14,8 @@ from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.demo.world import STYLES
 from unlearn_export.erase import ErasedEncoder, erase
+from unlearn_export.erasers import FewShotAscent
 from unlearn_export.errors import ImagesError, UsageError
-from unlearn_export.methods import FewShotAscent
 
 PIZZAS = [f"a picture of a pizza in {style} style" for style in STYLES for _ in range(3)]
 

@@ -9,9 +9,9 @@ import pytest
 import tiny
 import torch
 
-from unlearn_export import onnx_export
 from unlearn_export.errors import DependencyError, EncoderError, ParityError
-from unlearn_export.onnx_export import export_onnx
+from unlearn_export.onnx import export as onnx_export
+from unlearn_export.onnx.export import export_onnx
 
 
 @pytest.fixture(params=tiny.FAMILIES)

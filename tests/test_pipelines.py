@@ -7,11 +7,11 @@ import torch
 from accelerate import cpu_offload_with_hook
 from diffusers import AnimateDiffPipeline, TextToVideoSDPipeline
 
-from serving.encoders import OrtTextEncoder, load_encoder
-from serving.pipelines import load_pipeline
 from unlearn_export import demo
 from unlearn_export.errors import ArtifactError, EncoderError, UnlearnExportError, UsageError
-from unlearn_export.onnx_export import export_onnx
+from unlearn_export.onnx.export import export_onnx
+from unlearn_export.pipelines.encoders import OrtTextEncoder, load_encoder
+from unlearn_export.pipelines.load import load_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from unlearn_export.concept import Concept
 from unlearn_export.demo import GUIDANCE
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
+from unlearn_export.erasers import Anchor
 from unlearn_export.errors import UsageError
 from unlearn_export.evaluation.samples import with_encoder
-from unlearn_export.methods import Anchor
 from unlearn_export.probe import ATTACKS, make_attacks, probe, table
 from unlearn_export.probe.languages import NAMES
-from unlearn_export.probe.tokens import greedy_coordinate_gradient, said, typeable
 from unlearn_export.probe.words import misspelled
+from unlearn_export.textsearch import greedy_coordinate_gradient, said, typeable
 
 CHEAP = ("direct", "alias", "unlearndiff", "linear-probe")
 FEW = ("unlearndiff.steps=2", "unlearndiff.candidates=8", "linear-probe.prompts=20")

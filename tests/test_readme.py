@@ -71,7 +71,7 @@ def test_block(kind: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
             if words := shlex.split(line, comments=True):
                 run(words)
     elif kind == "python":
-        monkeypatch.setattr("unlearn_export.methods.Anchor.__init__", quick(), raising=True)
+        monkeypatch.setattr("unlearn_export.erasers.Anchor.__init__", quick(), raising=True)
         exec(compile(text.replace("num_inference_steps=20", "num_inference_steps=2"), "README.md", "exec"), {})
     else:
         assert kind == "", f"a block of {kind!r} that nothing runs"
@@ -79,7 +79,7 @@ def test_block(kind: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def quick():  # type: ignore[no-untyped-def]
     """``Anchor`` with few steps, whatever the snippet asks for."""
-    from unlearn_export.methods import Anchor
+    from unlearn_export.erasers import Anchor
 
     init = Anchor.__init__
 

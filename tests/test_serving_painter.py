@@ -11,15 +11,15 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from test_encoders import hub
 
-from serving import encoders
 from serving import painter as painting
 from serving.contract import Request, Settings
 from serving.painter import Painter
-from serving.pipelines import load_pipeline
 from serving.worker import Cancelled
 from unlearn_export.artifact import Artifact, read_json, write_json
 from unlearn_export.errors import ArtifactError, EncoderError, ParityError, UsageError
-from unlearn_export.onnx_export import export_onnx
+from unlearn_export.onnx.export import export_onnx
+from unlearn_export.pipelines import encoders
+from unlearn_export.pipelines.load import load_pipeline
 
 SIZE = {"width": 16, "height": 16, "num_frames": 2, "num_inference_steps": 3, "guidance_scale": 3.0, "fps": 8}
 CALL = {name: value for name, value in SIZE.items() if name != "fps"}  # as a pipeline takes it

@@ -8,7 +8,7 @@ import tiny
 from serving_client import running
 
 from unlearn_export.artifact import write_json
-from unlearn_export.onnx_export import export_onnx
+from unlearn_export.onnx.export import export_onnx
 
 SIZE = {"num_frames": 2, "num_inference_steps": 3}
 

@@ -6,11 +6,11 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from serving.triton import write_repository
 from unlearn_export.artifact import ONNX
 from unlearn_export.cli import main
 from unlearn_export.errors import ArtifactError, UsageError
-from unlearn_export.onnx_export import export_onnx
+from unlearn_export.onnx.export import export_onnx
+from unlearn_export.onnx.triton import write_repository
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from unlearn_export.artifact import Artifact, write_json
-from unlearn_export.onnx_export import OnnxExport, export_onnx
+from unlearn_export.onnx.export import OnnxExport, export_onnx
 
 WIDTH, LAYERS, TOKENS, VOCAB = 32, 2, 77, 207
 WORDS = ("a", "photo", "of", "pizza", "clown", "car", "the")

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from .base import Base, load_base
     from .concept import Concept
     from .erase import ErasedEncoder, erase
+    from .erasers import METHODS, make_method
     from .evaluation import Evaluation, evaluate
     from .hub import push
-    from .methods import METHODS, make_method
-    from .onnx_export import export_onnx
+    from .onnx.export import export_onnx
     from .stages import build
 
 _HOMES = {
@@ -21,13 +21,13 @@ _HOMES = {
     "Concept": "concept",
     "ErasedEncoder": "erase",
     "Evaluation": "evaluation",
-    "METHODS": "methods",
+    "METHODS": "erasers",
     "build": "stages",
     "erase": "erase",
     "evaluate": "evaluation",
-    "export_onnx": "onnx_export",
+    "export_onnx": "onnx.export",
     "load_base": "base",
-    "make_method": "methods",
+    "make_method": "erasers",
     "push": "hub",
 }
 __all__ = [

@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from .artifact import FORMAT, RECIPE, WEIGHTS, write_json, write_text
 from .base import Base, bare
 from .concept import Concept
+from .erasers import Method, OnStep
 from .errors import ImagesError, UnlearnExportError, UsageError
 from .images import FewShot, read_images, sample_images
-from .methods import Method, OnStep
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")
 

@@ -15,18 +15,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import model_cards
-
 from . import demo
 from .artifact import CARD, ONNX, WEIGHTS, Artifact, renewed, staged, write_text
 from .base import Base, bare, load_base
+from .card import render
 from .concept import Concept
 from .erase import ErasedEncoder, erase, write_encoder
+from .erasers import Method, OnStep
 from .errors import ArtifactError, BaseError, EncoderError, UsageError
 from .evaluation import Evaluation, Features, OnProgress, Scorer, Size, evaluate, known_as, picture_files
 from .images import read_references
-from .methods import Method, OnStep
-from .onnx_export import OnnxExport, export_onnx
+from .onnx.export import OnnxExport, export_onnx
 from .report import write_report
 from .scorers import load_features, load_scorer
 
@@ -131,7 +130,7 @@ def measure(
 
 def card(artifact: Artifact, repo_id: str = "") -> str:
     """Render the model card of an existing artifact anew, for ``repo_id`` where it is known. → its text"""
-    text = model_cards.render(artifact, repo_id)
+    text = render(artifact, repo_id)
     write_text(artifact.path / CARD, text)
     return text
 
@@ -169,8 +168,8 @@ def load_t2v(source: str, base: Base) -> DiffusionPipeline:
     Raises what ``serving.load_pipeline`` raises, and BaseError where the pipeline's text encoder is not the base's: no
     edit of this base has any part in what it draws.
     """
-    from serving import load_pipeline
-    from serving.encoders import check_drop_in
+    from .pipelines.encoders import check_drop_in
+    from .pipelines.load import load_pipeline
 
     pipeline = load_pipeline(source, device=base.encoder.device)
     own = getattr(pipeline, "text_encoder", None)

@@ -20,8 +20,8 @@ from unlearn_export.base import load_base
 from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
+from unlearn_export.erasers import make_method
 from unlearn_export.evaluation import Size, evaluate
-from unlearn_export.methods import make_method
 
 ROOT = Path(__file__).parents[2]
 CONCEPTS = (("guitar", "object"), ("ghost", "character"), ("baby", "person"), ("ink", "style"))

@@ -86,7 +86,7 @@ def erase(
     wanted = _planned(plan) if plan else [Concept(name, kind, aliases, anchor, retain) for name in concepts]
     pairs = dict(_pair(text) for text in options)
     quiet_libraries()
-    from ..methods import make_method
+    from ..erasers import make_method
 
     eraser = make_method(method, pairs)
     from ..base import load_base
@@ -122,7 +122,7 @@ def methods(as_json: bool) -> None:
     import inspect
     from dataclasses import MISSING, fields
 
-    from ..methods import DEFAULT, METHODS
+    from ..erasers import DEFAULT, METHODS
 
     known: dict[str, dict[str, Any]] = {
         name: {

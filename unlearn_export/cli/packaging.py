@@ -29,7 +29,7 @@ def export(folder: Path, source: str | None, layout: str | None, out: Path | Non
     quiet_libraries()
     artifact = Artifact.open(folder)
     if out is not None:
-        from serving.triton import write_repository
+        from ..onnx.triton import write_repository
 
         model = write_repository(artifact, out)
         print_result({"path": str(model)}, as_json, lambda: str(model))
@@ -102,9 +102,8 @@ def push(
 
     Example: unlearn-export push out owner/name --tag v1
     """
-    from model_cards import render
-
     from ..artifact import Artifact
+    from ..card import render
     from ..hub import push as push_artifact
 
     artifact = Artifact.open(folder)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..base import Base
 from ..denoising import denoising_loss
+from ..textsearch import hearing
 from .subject import Outcome, Subject, Target
-from .tokens import hearing
 
 PSEUDO_WORD = "<it>"
 

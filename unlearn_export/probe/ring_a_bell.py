@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..base import Base
 from ..concept import TEMPLATES
+from ..textsearch import greedy_coordinate_gradient, said, typeable
 from .subject import Outcome, Subject, Target
-from .tokens import greedy_coordinate_gradient, said, typeable
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..base import Base
 from ..denoising import denoising_loss
+from ..textsearch import greedy_coordinate_gradient, said, typeable
 from .subject import Outcome, Subject, Target
-from .tokens import greedy_coordinate_gradient, said, typeable
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 
 from ..base import Base
 from ..concept import PARAPHRASES
+from ..textsearch import said, typeable
 from .languages import NAMES
 from .subject import Outcome, Subject, Target, counted
-from .tokens import said, typeable
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..base import Base
+from .base import Base
 
 Loss = Callable[[Tensor], Tensor]  # states [n, length, d] → [n]
 

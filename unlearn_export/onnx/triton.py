@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from unlearn_export.artifact import ONNX, Artifact
-from unlearn_export.errors import ArtifactError, DependencyError, UsageError
+from ..artifact import ONNX, Artifact
+from ..errors import ArtifactError, DependencyError, UsageError
 
 TYPES = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16"}
 

@@ -23,8 +23,8 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPo
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 from transformers.utils import logging
 
-from unlearn_export.artifact import MANIFEST, Artifact, read_json, sha256
-from unlearn_export.errors import ArtifactError, DependencyError, EncoderError, HubError, UsageError
+from ..artifact import MANIFEST, Artifact, read_json, sha256
+from ..errors import ArtifactError, DependencyError, EncoderError, HubError, UsageError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

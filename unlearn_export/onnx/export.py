@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .errors import DependencyError, EncoderError, ParityError
+from ..errors import DependencyError, EncoderError, ParityError
 
 if TYPE_CHECKING:
     import onnx_ir

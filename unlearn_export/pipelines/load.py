@@ -14,9 +14,8 @@ from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from unlearn_export import demo
-from unlearn_export.errors import EncoderError, UnlearnExportError, UsageError
-
+from .. import demo
+from ..errors import EncoderError, UnlearnExportError, UsageError
 from .encoders import HUB_ID, Backend, check_drop_in, load_encoder, quiet
 
 DEMO = "demo:"

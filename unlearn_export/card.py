@@ -1,0 +1,163 @@
+"""The model card of an artifact folder: every number in it is read from the folder."""
+
+import json
+import re
+import shlex
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+
+from .artifact import Artifact, read_json, sha256, still_seen
+from .errors import ArtifactError
+
+TEMPLATE = "erased_encoder.md.jinja"  # in the folder of templates, model_cards
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# The identifiers that the Hub knows; any other licence goes by `other`, a name and a link.
+LICENSES = """
+    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
+    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
+    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
+    lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense
+    zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma"""
+RATES = {"erased": "Erased, still seen", "others": "Others", "holdout": "Held out", "styles": "Styles of the others"}
+PROMPTS = {"object": "a picture of a {}", "style": "a picture in the style of {}"}
+DEMO_NAME = "the demo base of unlearn-export"
+
+
+def render(artifact: Artifact, repo_id: str = "") -> str:
+    """The card as Markdown with YAML front matter; the same folder and ``repo_id`` give the same text.
+
+    repo_id: the Hub id that the usage snippets load from; "" makes them load from a folder called ``out``.
+    Raises ArtifactError where the recipe or the evaluation lacks something that the card tells.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(str(files("model_cards"))),
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown is no HTML: `md` escapes what came from a user
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": _escape, "py": _literal, "url": quote}
+    environment.filters |= {"rate": _rate, "count": lambda n: f"{int(n):,}", "percent": lambda x: f"{100 * x:.2f}%"}
+    try:
+        return environment.get_template(TEMPLATE).render(_facts(artifact, repo_id))
+    except (KeyError, UndefinedError) as error:
+        raise ArtifactError(f"{artifact.path} lacks what its card must tell: {error}") from error
+
+
+def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
+    recipe, report, files = artifact.recipe, artifact.evaluation, artifact.hashed()
+    first, source = recipe["concepts"][0], recipe["base"]["source"]
+    pipelines = report["pipelines"] if report else {}
+    return {
+        "front": yaml.safe_dump(_metadata(recipe, artifact.has_onnx), sort_keys=False, allow_unicode=True),
+        "repo": repo_id or "out",
+        "is_local": not repo_id,
+        "recipe": recipe,
+        "concepts": recipe["concepts"],
+        "names": [c["name"] for c in recipe["concepts"]],
+        "is_demo": source == "demo",
+        "on_hub": _on_hub(recipe["base"]),
+        "base": DEMO_NAME if source == "demo" else _public(source),
+        "width": read_json(artifact.path / "text_encoder/config.json")["hidden_size"],
+        "has_onnx": artifact.has_onnx,
+        "prompt": PROMPTS.get(first["kind"], "a picture of {}").format(first["name"]),
+        "report": report,
+        "still_seen": still_seen(report),
+        "probe": read_json(probe) if (probe := artifact.path / "unlearning/probe.json").is_file() else None,
+        "pipelines": {_public(name): rates for name, rates in pipelines.items()},
+        "rates": {k: v for k, v in RATES.items() if any(p["before"][k]["n"] for p in pipelines.values())},
+        "by_concept": sorted({c for p in pipelines.values() for c in p["before"]["by_concept"]}),
+        "options": {k: "+".join(v) if isinstance(v, list) else v for k, v in recipe["method"]["options"].items()},
+        "commands": _commands(recipe, report, artifact.has_onnx),
+        "files": [(name, (artifact.path / name).stat().st_size, sha256(artifact.path / name)) for name in files],
+        "names_of_files": files,
+    }
+
+
+def _metadata(recipe: dict[str, Any], has_onnx: bool) -> dict[str, Any]:
+    """The front matter, as the Hub validates it."""
+    declared = recipe["base"]["license"]
+    data: dict[str, Any] = {"license": declared}
+    if declared not in LICENSES.split():
+        slug = re.sub(r"[^a-z0-9.]+", "-", declared.lower()).strip("-")
+        name = "license-of-the-base" if slug in ("", "other", "unknown") else slug
+        data = {"license": "other", "license_name": name, "license_link": "LICENSE"}
+    # Not diffusers: for that the Hub offers DiffusionPipeline.from_pretrained(repo), and there is no pipeline here.
+    data |= {"library_name": "transformers", "pipeline_tag": "feature-extraction"}
+    if _on_hub(recipe["base"]):
+        data |= {"base_model": recipe["base"]["source"], "base_model_relation": "finetune"}
+    tags = ["unlearning", "concept-erasure", "text-encoder", "text-to-image", "text-to-video", "safetensors"]
+    return data | {"tags": tags + ["onnx"] * has_onnx}
+
+
+def _on_hub(base: dict[str, Any]) -> bool:
+    """A download records its commit; a folder such as models/sd15, which looks like a Hub id, has none."""
+    return bool(base["revision"]) and HUB_ID.fullmatch(base["source"]) is not None
+
+
+def _public(source: str) -> str:
+    """A pipeline's name; of a folder only the last part, since where it lay is nobody's business."""
+    return re.split(r"[/\\]", source.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|\w:", source) else source
+
+
+def _commands(recipe: dict[str, Any], report: dict[str, Any] | None, has_onnx: bool) -> str:
+    """The command lines that make this artifact again.
+
+    Every hyper-parameter is spelled out, so that the line outlives a change of defaults.
+    """
+    concepts, base, method = recipe["concepts"], recipe["base"], recipe["method"]
+    source = base["source"] if base["source"] == "demo" or _on_hub(base) else _public(base["source"])
+    where = ["--base", source, *(["--revision", base["revision"]] if base["revision"] else []), "-o", "out"]
+    if len(concepts) > 1:
+        start, words = ["--plan", "recipe.json"], []
+    else:
+        [only] = concepts
+        start, words = [only["name"]], ["--kind", only["kind"]]
+        words += [part for alias in only["aliases"] for part in ("--alias", alias)]
+        words += ["--anchor", only["anchor"]] if only["anchor"] else []
+        words += [part for name in only["retain"] for part in ("--retain", name)]
+    options = ["--method", method["name"]]
+    for key, value in method["options"].items():
+        if value != []:
+            options += ["-O", f"{key}={'+'.join(value) if isinstance(value, list) else value}"]
+    end = ["--seed", str(recipe["seed"])]
+    if any("file" in image for images in recipe["images"] for image in images):
+        end += ["--images", "pictures"]
+    end += ["--no-evaluate"] if has_onnx else ["--no-onnx", "--no-evaluate"]
+    parts = (["unlearn-export", "erase", *start, *where], words, options, end)
+    erase = " \\\n  ".join(shlex.join(part) for part in parts if part)
+    return "\n".join([erase, *([_evaluate(report)] if report else []), "unlearn-export verify out"])
+
+
+def _evaluate(report: dict[str, Any]) -> str:
+    words = ["unlearn-export", "evaluate", "out", "--seed", str(report["seed"])]
+    for rates in report["pipelines"].values():
+        words += ["--t2v", _public(rates["source"])] if "source" in rates else []
+    size = ["--references", "references"] if report["references"] else []
+    for name in ("scorer", "features"):
+        size += [f"--{name}", report["judges"][name]] if report["judges"][name] not in ("demo", None) else []
+    for key, value in report["size"].items():
+        if value is not None and key != "frames":
+            size += [f"--{key.replace('_', '-')}", str(value)]
+    return f"{shlex.join(words)} \\\n  {shlex.join(size)}"
+
+
+def _escape(value: object) -> str:
+    """A value as plain text in Markdown, in a table too."""
+    return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(str(value).split()))
+
+
+def _literal(text: str) -> str:
+    """A Python string literal."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _rate(counted: dict[str, Any]) -> str:
+    return f"{counted['hits']}/{counted['n']} ({counted['rate']:.1%})" if counted["n"] else "–"
