@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from .artifact import Artifact
     from .base import Base, load_base
     from .concept import Concept
-    from .erase import ErasedEncoder, erase
-    from .erasers import METHODS, make_method
+    from .edit import Edit
+    from .erase import Erased, erase
+    from .erasers import make_method
     from .evaluation import Evaluation, evaluate
     from .hub import push
     from .onnx.export import export_onnx
@@ -19,9 +20,9 @@ _HOMES = {
     "Artifact": "artifact",
     "Base": "base",
     "Concept": "concept",
-    "ErasedEncoder": "erase",
+    "Edit": "edit",
+    "Erased": "erase",
     "Evaluation": "evaluation",
-    "METHODS": "erasers",
     "build": "stages",
     "erase": "erase",
     "evaluate": "evaluation",
@@ -31,11 +32,11 @@ _HOMES = {
     "push": "hub",
 }
 __all__ = [
-    "METHODS",
     "Artifact",
     "Base",
     "Concept",
-    "ErasedEncoder",
+    "Edit",
+    "Erased",
     "Evaluation",
     "build",
     "erase",

@@ -14,9 +14,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from .errors import ArtifactError
+from .errors import ArtifactError, BaseError
+from .weights import Weights
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # 1: one encoder, without "seats"
 RECIPE = "unlearning/recipe.json"
 EVALUATION = "unlearning/evaluation.json"
 MOST = 0.1  # an erased concept that is seen more often is told as a failure, whatever the gates
@@ -24,15 +26,7 @@ MANIFEST = "unlearning/manifest.json"
 CARD = "README.md"
 WEIGHTS = "text_encoder/model.safetensors"
 ONNX = "text_encoder/model.onnx"
-REQUIRED = (
-    WEIGHTS,
-    "text_encoder/config.json",
-    "tokenizer/vocab.json",
-    "tokenizer/merges.txt",
-    RECIPE,
-    "LICENSE",
-    "NOTICE",
-)
+REQUIRED = (RECIPE, "LICENSE", "NOTICE")
 
 
 @dataclass(frozen=True)
@@ -58,8 +52,8 @@ class Artifact:
         if not (artifact.path / RECIPE).is_file():
             raise ArtifactError(f"{path} is no artifact: {RECIPE} is missing")
         version = artifact.recipe.get("format")
-        if version != FORMAT:
-            raise ArtifactError(f"{path} has format {version!r}, this version reads {FORMAT}: update unlearn-export")
+        if version not in READABLE:
+            raise ArtifactError(f"{path} has format {version!r}, this version reads up to {FORMAT}: update unlearn-export")
         return artifact
 
     @property
@@ -74,8 +68,15 @@ class Artifact:
         return read_json(path) if path.exists() else None
 
     @property
+    def seats(self) -> dict[str, str]:
+        """The folders of its encoders, each with its tokenizer's."""
+        about = self.recipe.get("seats") or {"text_encoder": {}}
+        return {name: seat.get("tokenizer", "tokenizer") for name, seat in about.items()}
+
+    @property
     def has_onnx(self) -> bool:
-        return (self.path / ONNX).exists()
+        """Whether every encoder has its graph."""
+        return all((self.path / seat / "model.onnx").exists() for seat in self.seats)
 
     def files(self) -> list[str]:
         """Every file's path relative to the folder, sorted, with forward slashes; not what the Hub's client leaves."""
@@ -95,9 +96,10 @@ class Artifact:
 
         Raises ArtifactError naming the first file that is missing, added or altered.
         """
-        for name in REQUIRED:
+        for name in (*REQUIRED, *(f"{seat}/config.json" for seat in self.seats)):
             if not (self.path / name).is_file():
                 raise ArtifactError(f"{name} is missing from {self.path}")
+        self._check_tensors()
         if not (self.path / MANIFEST).is_file():
             raise ArtifactError(f"{MANIFEST} is missing from {self.path}: nothing vouches for its files")
         expected = read_json(self.path / MANIFEST).get("files")
@@ -112,6 +114,18 @@ class Artifact:
             if sha256(self.path / name) != expected[name]:
                 raise ArtifactError(f"{name} in {self.path} was altered: its sha256 is not the manifest's")
         return len(present)
+
+
+    def _check_tensors(self) -> None:
+        """Raise ArtifactError unless every encoder has just the tensors that its base had."""
+        for name, about in (self.recipe.get("seats") or {}).items():
+            try:
+                held, expected = set(Weights.open(self.path / name).files), set(about["tensors"])
+            except BaseError as error:
+                raise ArtifactError(str(error)) from error
+            for key in sorted(held ^ expected)[:1]:
+                what = "lacks" if key in expected else "has, and its base has not,"
+                raise ArtifactError(f"{name} in {self.path} {what} the tensor {key}: it is no complete edit")
 
 
 @contextmanager

@@ -1,100 +1,120 @@
-"""The frozen text-to-image base: tokenizer, text encoder, denoiser, VAE, scheduler."""
+"""The frozen base: one or several text encoders with their tokenizers, and the pipeline around them where one is asked for."""
 
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import demo
+from .denoisers import Denoiser, denoiser_of
 from .errors import BaseError, UsageError
-from .vocabulary import GENERAL, Vocabulary
+from .families import EncoderFamily, family_of
+from .families.contracts import ReaderContract, contracts_of, nearest, readers_of
+from .families.tokens import Tokens, tokenise
+from .loading import load_torch, one_line, quiet
+from .plugins import found
+from .profile import UNKNOWN, Profile
+from .vocabulary import Vocabulary
+from .weights import Weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# what of a Hub repository is needed, and never a pickle
-HUB_FILES = [
-    *("model_index.json", "README.md", "LICENSE*", "scheduler/*", "tokenizer/*"),
-    *(f"{part}/{file}" for part in ("text_encoder", "unet", "vae") for file in ("config.json", "*.safetensors")),
-]
-TOKENIZER_FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))  # either holds all of a CLIP tokenizer
 HUB_COPIES = ["*.fp16.*", "*.non_ema.*"]  # of the same weights
+ABOUT = ["model_index.json", "config.json", "README.md", "LICENSE*"]
+# any one of these holds all of a tokenizer
+TOKENIZER_FILES = (
+    ("vocab.json", "merges.txt"),
+    ("tokenizer.json",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
+)
+DRAWS_AS = {"LatentConsistencyModelPipeline": "StableDiffusionPipeline"}  # the same parts, without its own sampler
 
 
 @dataclass(frozen=True)
-class Base:
-    """source: "demo", a Hub id, or "./" and the name of a folder: the way to it is nobody's business.
+class Seat:
+    """One text encoder of a base: the files, and who reads it how.
 
-    revision: the commit of a Hub id. Nothing here is ever altered.
-
-    text_encoder_folder, tokenizer_folder: the files that an artifact copies its names and bytes from.
-    license: the identifier that the base declares, "other" where it declares none; license_text: its full text.
+    name: the pipeline's component, such as "text_encoder". folder, tokenizer_folder: what an artifact copies names and
+    bytes from. contracts: the readers that an edit is fitted to and measured under, the base's own first.
     """
 
-    source: str
-    revision: str | None
-    pipeline: StableDiffusionPipeline
-    text_encoder_folder: Path
+    name: str
+    folder: Path
+    tokenizer_name: str
     tokenizer_folder: Path
-    vocabulary: Vocabulary
-    license: str
-    license_text: str
+    architecture: str
+    contracts: tuple[ReaderContract, ...]
+    weights: Weights
+    tokenizer_class: str = "AutoTokenizer"
 
     @property
-    def encoder(self) -> PreTrainedModel:
-        return self.pipeline.text_encoder
-
-    @property
-    def guidance(self) -> float | None:
-        """The guidance scale that its pictures are drawn with; None is the pipeline's own."""
-        return demo.GUIDANCE if self.source == "demo" else None
-
-    @property
-    def scorer(self) -> str | None:
-        """Who judges its pictures unless told otherwise, as ``load_scorer`` names it; None where nobody is known."""
-        return "demo" if self.source == "demo" else None
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one picture's latents."""
-        unet = self.pipeline.unet.config
-        return unet.in_channels, unet.sample_size, unet.sample_size
+    def family(self) -> type[EncoderFamily]:
+        return family_of(self.architecture)
 
     @cached_property
-    def noise_scheduler(self) -> DDPMScheduler:
-        """The training schedule behind whatever sampler the pipeline carries."""
-        return DDPMScheduler.from_config(self.pipeline.scheduler.config)
+    def config(self) -> Any:
+        """transformers' configuration of the encoder."""
+        import transformers
+
+        try:
+            return getattr(transformers, self.architecture).config_class.from_pretrained(self.folder)
+        except (OSError, ValueError, AttributeError) as error:
+            raise BaseError(f"cannot read {self.folder / 'config.json'}: {one_line(error)}") from error
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer beside the encoder; of a processor, the tokenizer in it."""
+        import transformers
+
+        kind = getattr(transformers, self.tokenizer_class, transformers.AutoTokenizer)
+        try:
+            with quiet():
+                loaded = kind.from_pretrained(self.tokenizer_folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise BaseError(f"cannot read the tokenizer in {self.tokenizer_folder}: {one_line(error)}") from error
+        return getattr(loaded, "tokenizer", loaded)
+
+    @cached_property
+    def stored(self) -> dict[str, str]:
+        """canonical name → name in the files, of the text part's tensors."""
+        return self.family.stored(self.weights.files)
 
     @property
-    def weights_file(self) -> Path:
-        """The text encoder's safetensors file."""
-        return next(f for f in _weight_files(self.text_encoder_folder))
+    def contract(self) -> ReaderContract:
+        """The base's own reader."""
+        return self.contracts[0]
 
     @property
-    def fingerprint(self) -> str:
-        """sha256 of the text encoder's weights file: two bases that share it share every edit."""
-        with self.weights_file.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def tokens(self, prompts: list[str]) -> Tensor:
-        """Token ids [n, length], padded and cut as the pipeline does."""
-        tokenizer = self.pipeline.tokenizer
-        return tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
+    def depth(self) -> int:
+        return self.family.depth(self.config)
 
     @property
+    def width(self) -> int:
+        return self.family.width(self.config)
+
+    def get(self, name: str) -> Tensor:
+        """A tensor of the text part by its canonical name, mapped from the file."""
+        return self.weights.get(self.stored[name])
+
+    def load(self) -> PreTrainedModel:
+        """The whole encoder in float32, frozen. Raises BaseError where a tensor is missing or damaged."""
+        encoder = load_torch(self.folder, self.architecture, torch.float32)
+        return encoder.requires_grad_(False)
+
+    def skeleton(self, depth: int, used: Tensor | None = None) -> PreTrainedModel:
+        """The first ``depth`` layers in float32, frozen. used: the token ids that it will see (see ``fill``)."""
+        return self.family.fill(self.family.skeleton(self.config, depth), self.get, used=used)
+
+    @cached_property
     def tokenizer_fingerprint(self) -> str:
         """sha256 of the tokenizer's words and merges."""
         digest = hashlib.sha256()
@@ -103,113 +123,313 @@ class Base:
             digest.update((self.tokenizer_folder / name).read_bytes())
         return digest.hexdigest()
 
-    def key_names(self) -> list[str]:
-        """The tensor names in the base's own weights file; they differ between transformers 4 and 5."""
-        with safe_open(self.weights_file, "pt") as file:
-            return list(file.keys())
 
+@dataclass(frozen=True)
+class Base:
+    """source: "demo", a Hub id, or "./" and the name of a folder: the way to it is nobody's business.
 
-def _weight_files(folder: Path) -> list[Path]:
-    files = [folder / "model.safetensors", *sorted(folder.glob("*.safetensors"))]
-    found = [f for f in files if f.is_file()]
-    if not found:
-        raise BaseError(f"no model.safetensors in {folder}: convert the encoder to safetensors first")
-    return found
-
-
-def load_base(source: str, revision: str | None = None, device: str = "cpu") -> Base:
-    """Load a Stable Diffusion base in float32: ``demo``, a local diffusers folder, or a Hub id.
-
-    Raises BaseError where it is not found, is incomplete, or is a pipeline whose encoder cannot be edited here, and
-    UsageError where torch has no such device.
+    revision: the commit of a Hub id. kind: the pipeline's class; "" for an encoder alone. Nothing here is ever altered.
+    license: the identifier that the base declares, "other" where it declares none; license_text: its full text.
     """
-    if source == "demo":
-        pipeline = demo.load("t2i")
-        folders = demo.ROOT / "text_encoder", demo.ROOT / "tokenizer"
-        text = (demo.ROOT / "LICENSE").read_text(encoding="utf-8")
-        return Base("demo", None, _frozen(pipeline, device), *folders, demo.VOCABULARY, "apache-2.0", text)
+
+    source: str
+    revision: str | None
+    kind: str
+    seats: Mapping[str, Seat]
+    license: str
+    license_text: str
+    profile: Profile = UNKNOWN
+    device: str = "cpu"
+    open_pipeline: Callable[[Mapping[str, PreTrainedModel]], Any] | None = field(default=None, repr=False)
+
+    @property
+    def seat(self) -> Seat:
+        """The first encoder, the only one of most bases."""
+        return next(iter(self.seats.values()))
+
+    @cached_property
+    def encoders(self) -> dict[str, PreTrainedModel]:
+        """Every encoder, whole, in float32, on the device; loaded when first asked for."""
+        return {name: _to(seat.load(), self.device) for name, seat in self.seats.items()}
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The first encoder, whole."""
+        return self.encoders[self.seat.name]
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a pipeline around the encoders."""
+        return self.open_pipeline is not None
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The pipeline with these encoders in it, in float32; loaded when first asked for.
+
+        Raises UsageError for an encoder alone, BaseError for a pipeline that is incomplete.
+        """
+        if self.open_pipeline is None:
+            raise UsageError(f"{self.source} is an encoder alone and draws nothing: give the pipeline's folder as --base")
+        pipeline = self.open_pipeline(self.encoders)
+        pipeline.set_progress_bar_config(disable=True)
+        _check_filled(self.source, pipeline)
+        _to(pipeline, self.device)
+        for part in pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.requires_grad_(False).eval()
+        return pipeline
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The denoiser with its loss. Raises UsageError where there is none, or its loss is not known."""
+        return denoiser_of(self.pipeline, guidance=self.guidance)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.profile.vocabulary
+
+    @property
+    def guidance(self) -> float | None:
+        """The guidance scale that its pictures are drawn with; None is the pipeline's own."""
+        return self.profile.guidance
+
+    @property
+    def scorer(self) -> str | None:
+        """Who judges its pictures unless told otherwise, as ``load_scorer`` names it; None where nobody is known."""
+        return self.profile.scorer if self.draws else None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the first encoder's weights: two bases that share it share every edit."""
+        return self.seat.weights.fingerprint
+
+    def tokens(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids [n, length] of the first encoder, padded and cut as its own pipeline does."""
+        return tokenise(self.seat.tokenizer, list(prompts), self.seat.contract).ids
+
+    def tokenised(self, prompts: Sequence[str]) -> Tokens:
+        """The same with the mask and what is read."""
+        return tokenise(self.seat.tokenizer, list(prompts), self.seat.contract)
+
+
+def load_base(
+    source: str | Path, revision: str | None = None, device: str = "cpu", readers: Sequence[str] = ()
+) -> Base:
+    """Open a base: one that is embedded (``demo``), a diffusers folder, an encoder's folder, or a Hub id.
+
+    A pipeline may be a text-to-image or a text-to-video one; of a Hub repository only what is needed is fetched.
+    device: where it computes. readers: pipelines beside the base's own whose way of reading the edit shall cover.
+    Nothing large is read before it is asked for. Raises BaseError where it is not found, is incomplete, or is of no
+    known family, and UsageError for an unknown reader or where torch has no such device.
+    """
+    source = str(source)
+    name, _, rest = source.partition(":")
+    _check_device(device)
+    if name in found("bases") and not Path(source).is_dir():
+        return replace(found("bases")[name]()(rest), device=device)
     folder = Path(source)
     if source and folder.is_dir():
-        revision = None
+        return _local(folder, f"./{folder.resolve().name}", None, device, readers)
+    if source.endswith((".safetensors", ".ckpt", ".pt", ".bin")):
+        raise BaseError(f"{source} is one file: give the folder of a diffusers pipeline, or of an encoder with its tokenizer")
+    folder, commit = download(source, revision, ABOUT)
+    wanted = []
+    for part in _parts(folder, source):
+        wanted += [f"{part}/*.json", f"{part}/*.safetensors", f"{part}/*.txt", f"{part}/*.model"]
+    download(source, commit, wanted or ["*.json", "*.safetensors", "*.txt", "*.model"])
+    return _local(folder, source, commit, device, readers)
+
+
+def open_base(folder: Path, source: str, *, kind: str, **facts: Any) -> Base:
+    """An embedded base: the encoders and tokenizers in ``folder``, the pipeline class that reads them, and the fields of
+    ``Base`` that are given.
+    """
+    index = read_index(folder) if (folder / "model_index.json").is_file() else {}
+    seats = {}
+    for contract in _rows(kind, source):
+        seat = _seat_of(folder, index, contract)
+        seats[seat.name] = replace(seat, contracts=covered(seat, ()))
+    return Base(source=source, revision=None, kind=kind, seats=seats, **facts)
+
+
+def _local(folder: Path, source: str, revision: str | None, device: str, readers: Sequence[str]) -> Base:
+    if (folder / "model_index.json").is_file():
+        index = read_index(folder)
+        kind = str(index.get("_class_name"))
+        seats = {c.seat: _seat_of(folder, index, c) for c in _rows(kind, source)}
+        licensed = folder
+
+        def open_pipeline(encoders: Mapping[str, PreTrainedModel]) -> Any:
+            where = folder if revision is None else download(source, revision, ["*.json", "*.safetensors", "*.txt", "*.model"])[0]
+            return _pipeline(where, source, kind, index, encoders)
+
+    elif (folder / "config.json").is_file():
+        kind, open_pipeline = "", None  # type: ignore[assignment]
+        licensed = folder if (folder / "README.md").is_file() else folder.parent
+        seats = {"text_encoder": _seat_alone(folder)}
     else:
-        folder, revision = _download(source, revision)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise BaseError(f"{source} is no diffusers pipeline: it has no model_index.json")
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except ValueError as error:
-        raise BaseError(f"{index} is not JSON: {error}") from error
-    if kind not in ("StableDiffusionPipeline", "LatentConsistencyModelPipeline"):
-        raise BaseError(f"{source} is a {kind}: an edit needs a StableDiffusionPipeline (SD 1.x or 2.x)")
-    _weight_files(folder / "text_encoder")
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder,
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+        raise BaseError(
+            f"{source} is no diffusers pipeline and no encoder: it has neither model_index.json nor config.json"
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise BaseError(f"cannot load {source}: {str(error).splitlines()[0]}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    _check_complete(source, folder, pipeline)
-    name, text = _license(folder)
-    return Base(
-        source if revision else f"./{folder.resolve().name}",
-        revision,
-        _frozen(pipeline, device),
-        folder / "text_encoder",
-        folder / "tokenizer",
-        GENERAL,
-        name,
-        text,
+    seats = {name: replace(seat, contracts=covered(seat, readers)) for name, seat in seats.items()}
+    for seat in seats.values():
+        _check_complete(source, seat)
+    name, text = _license(licensed)
+    return Base(source, revision, kind, seats, name, text, UNKNOWN, device, open_pipeline)
+
+
+def covered(seat: Seat, readers: Sequence[str]) -> tuple[ReaderContract, ...]:
+    """The seat's own reader, those asked for, and where padding may be masked or not, one that does it the other way.
+
+    Raises UsageError for a reader that is unknown or reads another class.
+    """
+    rows = list(seat.contracts)
+    for reader in readers:
+        known = [c for c in contracts_of(reader) if seat.architecture in c.architectures]
+        if not contracts_of(reader):
+            raise UsageError(f"unknown reader {reader!r}: did you mean {nearest(reader)}? `families` lists all")
+        rows += known
+    if not seat.family.causal:
+        same = [c for c in readers_of(seat.architecture) if set(c.weights) & set(rows[0].weights) and c.video]
+        if all(c.mask == rows[0].mask for c in rows):
+            rows += [c for c in same if c.mask != rows[0].mask][:1]
+    return tuple(dict.fromkeys(rows))
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """A pipeline folder's model_index.json. Raises BaseError where it is not JSON."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseError(f"{folder / 'model_index.json'} is not JSON: {error}") from error
+    if not isinstance(index, dict):
+        raise BaseError(f"{folder / 'model_index.json'} holds no JSON object")
+    return index
+
+
+def _rows(kind: str, source: str) -> tuple[ReaderContract, ...]:
+    rows = contracts_of(kind)
+    if not rows:
+        raise BaseError(
+            f"{source} is a {kind}, and how that reads its text encoder is not known: the nearest that is known is "
+            f"{nearest(kind)}; `unlearn-export families` lists all"
+        )
+    return rows
+
+
+def _parts(folder: Path, source: str) -> list[str]:
+    """The sub-folders of a pipeline's repository that hold encoders and tokenizers; none of an encoder's own."""
+    if not (folder / "model_index.json").is_file():
+        return []
+    rows = _rows(str(read_index(folder).get("_class_name")), source)
+    return list(dict.fromkeys(name for c in rows for name in (c.seat, c.tokenizer)))
+
+
+def _seat_of(folder: Path, index: Mapping[str, Any], contract: ReaderContract) -> Seat:
+    listed = index.get(contract.seat) or [None, contract.architectures[0]]
+    words = index.get(contract.tokenizer) or [None, "AutoTokenizer"]
+    return Seat(
+        contract.seat,
+        folder / contract.seat,
+        contract.tokenizer,
+        folder / contract.tokenizer,
+        str(listed[1]),
+        (contract,),
+        Weights.open(folder / contract.seat),
+        str(words[1]),
     )
 
 
-def _check_complete(source: str, folder: Path, pipeline: StableDiffusionPipeline) -> None:
-    """Raise BaseError where a part lacks weights: diffusers leaves those empty, transformers makes them up."""
-    stored: set[str] = set()
-    for file in _weight_files(folder / "text_encoder"):
-        with safe_open(file, "pt") as opened:
-            stored |= {bare(key) for key in opened.keys()}  # noqa: SIM118
-    absent = [f"text_encoder's {n}" for n, _ in pipeline.text_encoder.named_parameters() if bare(n) not in stored]
-    for name in ("unet", "vae"):
-        absent += [f"{name}'s {n}" for n, weight in getattr(pipeline, name).named_parameters() if weight.is_meta]
-    if absent:
-        raise BaseError(f"{source} is incomplete: its files have no tensor for the {absent[0]}")
-    tokenizer = folder / "tokenizer"
-    if not any(all((tokenizer / name).is_file() for name in names) for names in TOKENIZER_FILES):
-        raise BaseError(f"{source} is incomplete: {tokenizer} has neither vocab.json and merges.txt nor tokenizer.json")
-
-
-def bare(key: str) -> str:
-    """A tensor's name without the prefix that transformers 4 has and 5 has not."""
-    return key.removeprefix("text_model.")
-
-
-def _frozen(pipeline: StableDiffusionPipeline, device: str) -> StableDiffusionPipeline:
+def _seat_alone(folder: Path) -> Seat:
     try:
-        pipeline.to(device)
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    except (ValueError, AttributeError) as error:
+        raise BaseError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    family_of(names[0])
+    rows = readers_of(names[0])
+    first = [c for c in rows if c.video and c.layers] or list(rows)
+    if not first:
+        raise BaseError(f"{folder} holds a {names[0]}, which no known pipeline reads")
+    beside = [folder, folder / "tokenizer", folder.parent / folder.name.replace("text_encoder", "tokenizer")]
+    tokenizer = next((f for f in beside if _whole(f)), beside[-1])
+    return Seat("text_encoder", folder, "tokenizer", tokenizer, names[0], (first[0],), Weights.open(folder))
+
+
+def _whole(folder: Path) -> bool:
+    return any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES)
+
+
+def _check_complete(source: str, seat: Seat) -> None:
+    """Raise BaseError where an encoder lacks a tensor or its tokenizer: transformers would make it up."""
+    try:
+        stored = seat.stored
+    except UsageError as error:
+        raise BaseError(f"{source}: {error}") from error
+    for name, _ in seat.family.skeleton(seat.config).named_parameters():
+        if name not in stored:
+            raise BaseError(f"{source} is incomplete: its files have no tensor for the {seat.name}'s {name}")
+    if not _whole(seat.tokenizer_folder):
+        raise BaseError(
+            f"{source} is incomplete: {seat.tokenizer_folder} has neither vocab.json and merges.txt nor tokenizer.json"
+        )
+    largest = max(len(seat.tokenizer), 1)
+    rows = seat.weights.shape(stored[seat.family.embedding])[0]
+    if largest > rows:
+        raise BaseError(
+            f"the tokenizer in {seat.tokenizer_folder} does not belong: it has {largest} tokens, the encoder knows {rows}"
+        )
+
+
+def _pipeline(
+    folder: Path, source: str, kind: str, index: Mapping[str, Any], encoders: Mapping[str, PreTrainedModel]
+) -> Any:
+    import diffusers
+
+    extra: dict[str, Any] = dict(encoders)
+    if "safety_checker" in index:
+        extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    try:
+        return getattr(diffusers, DRAWS_AS.get(kind, kind)).from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True, **extra
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
+        raise BaseError(f"cannot load {source}: {one_line(error)}") from error
+
+
+def _check_filled(source: str, pipeline: Any) -> None:
+    """Raise BaseError where a part lacks weights: diffusers leaves those empty."""
+    for name, part in pipeline.components.items():
+        if isinstance(part, torch.nn.Module):
+            for key, weight in part.named_parameters():
+                if weight.is_meta:
+                    raise BaseError(f"{source} is incomplete: its files have no tensor for the {name}'s {key}")
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(f"cannot use the device {device!r}: {first}; --device cpu works everywhere") from error
-    for part in (pipeline.text_encoder, pipeline.unet, pipeline.vae):
-        part.requires_grad_(False).eval()
-    return pipeline
+        raise UsageError(f"cannot use the device {device!r}: {one_line(error)}; --device cpu works everywhere") from error
 
 
-def _download(source: str, revision: str | None) -> tuple[Path, str]:
+def _to(part: Any, device: str) -> Any:
+    return part if device == "cpu" else part.to(device)
+
+
+def download(source: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Fetch the files of a Hub repository that match. → the snapshot's folder and its commit
+
+    Raises BaseError for what is no Hub id, or where the Hub has it not or is out of reach.
+    """
     if not HUB_ID.fullmatch(source):
-        raise BaseError(f'no base {source!r}: give "demo", a diffusers folder, or a Hub id such as owner/name')
+        names = ", ".join(f'"{name}"' for name in found("bases"))
+        raise BaseError(f"no base {source!r}: give {names}, a diffusers folder, or a Hub id such as owner/name")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(
-            snapshot_download(source, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_COPIES)
+            snapshot_download(source, revision=revision, allow_patterns=list(patterns), ignore_patterns=HUB_COPIES)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision}" if revision else ""

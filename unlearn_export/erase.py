@@ -1,140 +1,163 @@
 """Run an eraser on a base, with a seed and a recipe, and write the result into an artifact folder."""
 
+import copy
 import json
 import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from .artifact import FORMAT, RECIPE, WEIGHTS, write_json, write_text
-from .base import Base, bare
+from .artifact import FORMAT, RECIPE, write_json, write_text
+from .base import Base, Seat
+from .bench import Bench
 from .concept import Concept
-from .erasers import Method, OnStep
-from .errors import ImagesError, UnlearnExportError, UsageError
-from .images import FewShot, read_images, sample_images
+from .edit import Edit
+from .erasers import Eraser, OnStep
+from .errors import DivergedError, UsageError
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")
 
 
 @dataclass(frozen=True)
-class ErasedEncoder:
-    """encoder: the edited copy, in float32. recipe: everything needed to make it again."""
+class Erased:
+    """edit: what changed, by seat and tensor. recipe: everything needed to make it again. base: what it applies to."""
 
-    encoder: PreTrainedModel
+    base: Base
+    edit: Edit
     recipe: dict[str, Any]
+
+    @cached_property
+    def encoders(self) -> dict[str, PreTrainedModel]:
+        """The edited encoders, whole and in float32, by seat; copies: the base's stay as they are."""
+        edited = {name: copy.deepcopy(self.base.encoders[name]) for name in self.edit.tensors}
+        self.edit.apply(edited)
+        return edited
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The first of them, the only one of most bases."""
+        return next(iter(self.encoders.values()))
 
 
 def erase(
     base: Base,
     concepts: Sequence[Concept],
-    method: Method,
+    method: Eraser,
     *,
     images: Path | None = None,
     seed: int = 0,
+    seats: Sequence[str] = (),
     on_step: OnStep | None = None,
-) -> ErasedEncoder:
-    """Erase ``concepts`` from a copy of the base's text encoder; the base stays bit-equal.
+) -> Erased:
+    """Erase ``concepts`` from the base's text encoders; the base stays bit-equal.
 
     images: a folder of pictures of the concept (of several concepts: one sub-folder each, by name) in place of the
-    base's own samples. seed: same seed, same bytes, on one machine. Raises UsageError, ImagesError, and
-    UnlearnExportError where the edit ended in numbers that are none.
+    base's own samples. seed: same seed, same bytes, on one machine. seats: the encoders to edit, all by default.
+    Raises UsageError, ImagesError, and DivergedError where the edit ended in numbers that are none, or no better than
+    it began.
     """
-    if not concepts:
-        raise UsageError("nothing to erase: name a concept, such as pizza")
-    names = [name.lower() for c in concepts for name in c.names]
-    if len(set(names)) < len(names):
-        raise UsageError(f"a name occurs in two concepts: {', '.join(names)}")
-    generator = torch.Generator().manual_seed(seed)
-    concepts = method.resolve(base, concepts)
-    shots = _few_shot(base, concepts, method, images, generator)
-    encoder = method.edit(base, concepts, [s.latents for s in shots], generator=generator, on_step=on_step)
-    state, original = encoder.state_dict(), base.encoder.state_dict()
-    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
-        raise UnlearnExportError("the edit diverged to NaN: lower the learning rate, for example -O lr=1e-5")
-    changed = sorted(name for name in state if not torch.equal(state[name], original[name]))
+    check_concepts(concepts)
+    if images is not None and not method.draws:
+        raise UsageError(f"the method {method.name} looks at no pictures: leave --images out")
+    bench = Bench(base, torch.Generator().manual_seed(seed), images, choose_seats(base, seats))
+    concepts = method.resolve(bench, concepts)
+    edit = method.edit(bench, concepts, on_step)
+    if not edit.finite:
+        raise DivergedError("the edit diverged to NaN: lower the learning rate, for example -O lr=0.003")
+    done = {name: _about(seat, edit) for name, seat in bench.seats.items()}
+    first = next(iter(done.values()))
     recipe = {
         "format": FORMAT,
         "base": {
             "source": base.source,
             "revision": base.revision,
+            "kind": base.kind,
             "license": base.license,
-            "text_encoder_sha256": base.fingerprint,
-            "tokenizer_sha256": base.tokenizer_fingerprint,
+            "text_encoder_sha256": first["sha256"],
+            "tokenizer_sha256": first["tokenizer_sha256"],
         },
+        "seats": done,
         "concepts": [asdict(c) for c in concepts],
-        "method": {"name": type(method).name, "options": asdict(method)},  # type: ignore[call-overload]
+        "method": {"name": method.name, "options": asdict(method)},  # type: ignore[call-overload]
         "seed": seed,
-        "images": [list(s.sources) for s in shots],
-        "changed": {"tensors": changed, "parameters": sum(state[n].numel() for n in changed)},
-        "parameters": sum(p.numel() for p in encoder.parameters()),
+        "images": [list(s.sources) for s in bench.shots],
+        "changed": {
+            "tensors": [key for about in done.values() for key in about["changed"]],
+            "parameters": edit.parameters,
+        },
+        "parameters": sum(about["parameters"] for about in done.values()),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     }
-    return ErasedEncoder(encoder, json.loads(json.dumps(recipe)))
+    return Erased(base, edit, json.loads(json.dumps(recipe)))
 
 
-def _few_shot(
-    base: Base, concepts: Sequence[Concept], method: Method, folder: Path | None, generator: torch.Generator
-) -> list[FewShot]:
-    if folder is not None and not method.images:
-        raise UsageError(f"the method {type(method).name} looks at no pictures: leave --images out")  # type: ignore[attr-defined]
-    if not method.images:
-        return []
-    if folder is None:
-        return [sample_images(base, c, method.images, generator) for c in concepts]
-    if len(concepts) == 1:
-        return [read_images(base, folder)]
-    absent = [c.name for c in concepts if not (folder / c.name).is_dir()]
-    if absent:
-        raise ImagesError(f"no folder {absent[0]!r} in {folder}: several concepts need one each, by name")
-    return [read_images(base, folder / c.name) for c in concepts]
+def check_concepts(concepts: Sequence[Concept]) -> None:
+    """Raise UsageError for no concept, or a name that occurs in two."""
+    if not concepts:
+        raise UsageError("nothing to erase: name a concept, such as pizza")
+    names = [name.lower() for c in concepts for name in c.names]
+    if len(set(names)) < len(names):
+        raise UsageError(f"a name occurs in two concepts: {', '.join(names)}")
 
 
-def write_encoder(base: Base, erased: ErasedEncoder, folder: Path) -> None:
-    """Write text_encoder/, tokenizer/, the recipe, LICENSE and NOTICE into ``folder``.
+def choose_seats(base: Base, names: Sequence[str]) -> dict[str, Seat]:
+    """The seats to edit by name; all where none is named. Raises UsageError for one that the base has not."""
+    for name in names:
+        if name not in base.seats:
+            raise UsageError(f"{base.source} has no {name}: its encoders are {', '.join(base.seats)}")
+    return {name: seat for name, seat in base.seats.items() if not names or name in names}
 
-    Tensors keep the base's own names, which differ between transformers 4 and 5: a file with the other names loads
-    as random weights in one of them.
+
+def _about(seat: Seat, edit: Edit) -> dict[str, Any]:
+    """What the recipe tells of one edited encoder."""
+    return {
+        "architecture": seat.architecture,
+        "family": seat.family.name,
+        "sha256": seat.weights.fingerprint,
+        "tokenizer": seat.tokenizer_name,
+        "tokenizer_sha256": seat.tokenizer_fingerprint,
+        "readers": [c.pipelines[0] for c in seat.contracts],
+        "changed": sorted(edit.tensors.get(seat.name, {})),
+        "tensors": sorted(seat.weights.files),
+        "parameters": seat.weights.parameters,
+        "loss": list(edit.loss[seat.name]) if seat.name in edit.loss else None,
+    }
+
+
+def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
+    """Write every edited encoder and its tokenizer, the recipe, LICENSE and NOTICE into ``folder``.
+
+    Files, tensor names and dtypes are the base's own: transformers 4 and 5 name tensors differently, and a file with
+    the other names loads as random weights in one of them.
     """
     (folder / RECIPE).parent.mkdir(parents=True, exist_ok=True)
-    target = folder / "text_encoder"
-    target.mkdir()
-    for file in base.text_encoder_folder.iterdir():
-        if file.suffix == ".json" and "index" not in file.name:
-            shutil.copy(file, target)
-    save_file(_named_like(base, erased.encoder), folder / WEIGHTS, metadata={"format": "pt"})
-    shutil.copytree(base.tokenizer_folder, folder / "tokenizer")
-    _complete_tokenizer(folder / "tokenizer")
+    for name, tensors in erased.edit.tensors.items():
+        seat = base.seats[name]
+        target = folder / name
+        target.mkdir()
+        for file in seat.folder.iterdir():
+            if file.suffix == ".json" and "index" not in file.name:
+                shutil.copyfile(file, target / file.name)
+        seat.weights.write(target, tensors)
+        shutil.copytree(seat.tokenizer_folder, folder / seat.tokenizer_name, copy_function=shutil.copyfile)
+        seat.family.complete_tokenizer(folder / seat.tokenizer_name)
     write_json(folder / RECIPE, erased.recipe)
     write_text(folder / "LICENSE", base.license_text)
     names = ", ".join(c["name"] for c in erased.recipe["concepts"])
+    changed = ", ".join(f"{name}/*.safetensors" for name in erased.edit.tensors)
+    kept = ", ".join(f"{base.seats[name].tokenizer_name}/ and {name}/config.json" for name in erased.edit.tensors)
     write_text(
         folder / "NOTICE",
         f"This folder holds a modified copy of the text encoder of {base.source.removeprefix('./')}"
         + (f" at revision {base.revision}" if base.revision else "")
-        + f".\nModified: {WEIGHTS}, so that prompts naming {names} should no longer draw it; {RECIPE} tells how.\n"
-        f"Unmodified: tokenizer/ and text_encoder/config.json. The base's licence ({base.license}) is in LICENSE\n"
+        + f".\nModified: {changed}, so that prompts naming {names} should no longer draw it; {RECIPE} tells how.\n"
+        f"Unmodified: {kept}. The base's licence ({base.license}) is in LICENSE\n"
         "and applies to this copy, with its use restrictions where it has any.\n",
     )
-
-
-def _complete_tokenizer(folder: Path) -> None:
-    """Write vocab.json and merges.txt from tokenizer.json where they lack: older readers know no other files."""
-    if (folder / "vocab.json").is_file():
-        return
-    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    write_text(folder / "vocab.json", json.dumps(model["vocab"], ensure_ascii=False))
-    write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *merges]) + "\n")
-
-
-def _named_like(base: Base, encoder: PreTrainedModel) -> dict[str, Tensor]:
-    state = {bare(k): v for k, v in encoder.state_dict().items()}
-    return {k: state[bare(k)].cpu().contiguous() for k in base.key_names() if bare(k) in state}

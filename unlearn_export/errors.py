@@ -50,3 +50,9 @@ class GateError(UnlearnExportError):
     """A required figure was not reached."""
 
     exit_code = 3
+
+
+class DivergedError(UnlearnExportError):
+    """An edit ended no better than it began."""
+
+    exit_code = 3

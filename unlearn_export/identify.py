@@ -11,7 +11,7 @@ from torch import Tensor
 from .artifact import write_json
 from .base import Base
 from .concept import TEMPLATES, Concept
-from .erasers.anchor import anchors, neighbours
+from .neighbours import anchors, neighbours
 from .errors import UnlearnExportError, UsageError
 from .evaluation import known_as
 from .evaluation.rates import Rate
@@ -72,7 +72,7 @@ def identify(
 
     A word "draws it" where its rate's 95 % interval lies above that of the false positives: how often the judge sees
     the concept where another thing was asked for. Suggested are the words that draw it as aliases (without a scorer all
-    that were given or are known), the nearest neighbours to retain, and as anchor the first that ``methods.anchor``
+    that were given or are known), the nearest neighbours to retain, and as anchor the first that ``neighbours.anchors``
     would take and that the base draws. Raises UsageError where the scorer does not know the concept.
     """
     target = base.vocabulary.like(concept.name) or concept.name
@@ -269,7 +269,7 @@ def misspellings(name: str) -> list[str]:
 
 def _pieces(base: Base, text: str) -> list[str]:
     """How the tokenizer splits it."""
-    tokenizer = base.pipeline.tokenizer
+    tokenizer = base.seat.tokenizer
     return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False).input_ids)
 
 

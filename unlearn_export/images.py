@@ -30,8 +30,7 @@ def sample_images(base: Base, concept: Concept, n: int, generator: torch.Generat
     prompts = concept.prompts()
     stride = max(1, len(prompts) // n)
     chosen = [prompts[(i * stride) % len(prompts)] for i in range(n)]
-    how = {} if base.guidance is None else {"guidance_scale": base.guidance}
-    latents = base.pipeline(chosen, num_inference_steps=steps, generator=generator, output_type="latent", **how).images
+    latents = base.denoiser.sample(chosen, steps=steps, generator=generator)
     digests = (hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in latents)
     return FewShot(latents, tuple({"prompt": p, "sha256": d} for p, d in zip(chosen, digests, strict=True)))
 
@@ -43,20 +42,14 @@ def read_images(base: Base, folder: Path) -> FewShot:
     Raises ImagesError where the folder is absent or empty, or a file is no picture.
     """
     files = _picture_files(folder)
-    vae = base.pipeline.vae
-    pixels = torch.stack([_pixels(file, _side(base)) for file in files]).to(vae.device)
-    latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
+    latents = base.denoiser.latents(torch.stack([_pixels(file, base.denoiser.side) for file in files]))
     sources = ({"file": f.name, "sha256": hashlib.sha256(f.read_bytes()).hexdigest()} for f in files)
     return FewShot(latents, tuple(sources))
 
 
 def read_references(base: Base, folder: Path) -> Tensor:
     """The pictures of a folder at the base's own size, [n, 3, h, w] in [0, 1]. Raises ImagesError as above."""
-    return torch.stack([_pixels(file, _side(base)) for file in _picture_files(folder)]) / 2 + 0.5
-
-
-def _side(base: Base) -> int:
-    return int(base.latent_shape[1] * base.pipeline.vae_scale_factor)
+    return torch.stack([_pixels(file, base.denoiser.side) for file in _picture_files(folder)]) / 2 + 0.5
 
 
 def _picture_files(folder: Path) -> list[Path]:

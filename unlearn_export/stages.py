@@ -1,33 +1,33 @@
 """The stages of making an artifact, together or one at a time: edit, ONNX, evaluation, card."""
 
-import copy
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import demo
-from .artifact import CARD, ONNX, WEIGHTS, Artifact, renewed, staged, write_text
-from .base import Base, bare, load_base
+from .artifact import CARD, ONNX, Artifact, renewed, staged, write_text
+from .base import Base, load_base
 from .card import render
 from .concept import Concept
-from .erase import ErasedEncoder, erase, write_encoder
-from .erasers import Method, OnStep
+from .erase import erase, write_encoder
+from .erasers import Eraser, OnStep
 from .errors import ArtifactError, BaseError, EncoderError, UsageError
 from .evaluation import Evaluation, Features, OnProgress, Scorer, Size, evaluate, known_as, picture_files
 from .images import read_references
+from .loading import load_torch
 from .onnx.export import OnnxExport, export_onnx
 from .report import write_report
 from .scorers import load_features, load_scorer
+from .weights import Weights
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Hooks:
 def build(
     base: Base,
     concepts: Sequence[Concept],
-    method: Method,
+    method: Eraser,
     out: Path,
     *,
     images: Path | None = None,
@@ -88,10 +88,11 @@ def build(
         write_encoder(base, erased, folder)
         if onnx:
             with hooks.stage("onnx"):
-                export_onnx(erased.encoder, folder / "text_encoder")
+                for name, encoder in erased.encoders.items():
+                    export_onnx(encoder, folder / name)
         if jury is not None:
             with hooks.stage("evaluate"):
-                result = jury.judge(base, erased, hooks)
+                result = jury.judge(base, erased.encoders, erased.recipe, hooks)
             result.report["cost"] = _cost(erased.recipe, hooks.seconds)
             result.write(folder / "unlearning")
         finish(Artifact(folder))
@@ -102,8 +103,9 @@ def export(artifact: Artifact, source: str | None = None) -> OnnxExport:
     """Write the ONNX graph of an existing artifact anew. source: where its base is, if not where it was."""
     with renewed(artifact) as twin:
         base = base_of(artifact, source)
-        result = export_onnx(read_encoder(base, artifact), twin.path / "text_encoder")
+        done = [export_onnx(e, twin.path / name) for name, e in read_encoders(base, artifact).items()]
         finish(twin)
+        result = done[0]
     return replace(result, path=artifact.path / ONNX)
 
 
@@ -114,10 +116,9 @@ def measure(
     hooks = hooks or Hooks()
     with renewed(artifact) as twin:
         base = base_of(artifact, source)
-        erased = ErasedEncoder(read_encoder(base, artifact), artifact.recipe)
         jury = _Jury.gather(base, [Concept.from_json(c) for c in artifact.recipe["concepts"]], how)
         with hooks.stage("evaluate"):
-            result = jury.judge(base, erased, hooks)
+            result = jury.judge(base, read_encoders(base, artifact), artifact.recipe, hooks)
         earlier = artifact.evaluation or {"pipelines": {}}
         result.report["cost"] = _cost(artifact.recipe, earlier.get("cost", {}).get("seconds", {}) | hooks.seconds)
         for name in earlier["pipelines"]:
@@ -145,21 +146,26 @@ def base_of(artifact: Artifact, source: str | None = None) -> Base:
     if where.startswith("./") and not Path(where).is_dir():
         raise ArtifactError(f"{artifact.path} was made from a local folder {where[2:]!r}: say where it is with --base")
     base = load_base(where, None if source else made_from["revision"])
-    if base.fingerprint != made_from["text_encoder_sha256"]:
-        raise ArtifactError(f"{artifact.path} was made from another text encoder than {where} has")
+    made = artifact.recipe.get("seats") or {base.seat.name: {"sha256": made_from["text_encoder_sha256"]}}
+    for name, about in made.items():
+        if name not in base.seats or base.seats[name].weights.fingerprint != about["sha256"]:
+            raise ArtifactError(f"{artifact.path} was made from another text encoder than {where} has")
     return base
 
 
-def read_encoder(base: Base, artifact: Artifact) -> PreTrainedModel:
-    """The artifact's encoder, as the class that the base's is. Raises ArtifactError for other tensors."""
-    encoder = copy.deepcopy(base.encoder)
-    state = {bare(k): v for k, v in load_file(artifact.path / WEIGHTS).items()}
-    own = {bare(k): k for k in encoder.state_dict()}
-    if state.keys() != own.keys():
-        odd = sorted(state.keys() ^ own.keys())[0]
-        raise ArtifactError(f"{WEIGHTS} in {artifact.path} does not fit its base: {odd} is in one of them only")
-    encoder.load_state_dict({own[k]: v for k, v in state.items()})
-    return encoder
+def read_encoders(base: Base, artifact: Artifact) -> dict[str, PreTrainedModel]:
+    """The artifact's encoders in float32, by seat. Raises ArtifactError for other tensors than the base's."""
+    found = {}
+    for name in artifact.seats:
+        seat = base.seats.get(name)
+        if seat is None:
+            raise ArtifactError(f"{artifact.path} has a {name}, its base has {', '.join(base.seats)}")
+        weights = Weights.open(artifact.path / name)
+        odd = sorted(weights.files.keys() ^ seat.weights.files.keys())
+        if odd:
+            raise ArtifactError(f"{name} in {artifact.path} does not fit its base: {odd[0]} is in one of them only")
+        found[name] = load_torch(artifact.path / name, seat.architecture, torch.float32).requires_grad_(False)
+    return found
 
 
 def load_t2v(source: str, base: Base) -> DiffusionPipeline:
@@ -171,7 +177,7 @@ def load_t2v(source: str, base: Base) -> DiffusionPipeline:
     from .pipelines.encoders import check_drop_in
     from .pipelines.load import load_pipeline
 
-    pipeline = load_pipeline(source, device=base.encoder.device)
+    pipeline = load_pipeline(source, device=base.device)
     own = getattr(pipeline, "text_encoder", None)
     try:
         if own is None:
@@ -211,8 +217,8 @@ class _Jury:
         size, t2v, name = how.size, how.t2v, how.scorer or base.scorer
         if size.guidance is None:
             size = replace(size, guidance=base.guidance)
-        if t2v is None and base.source == "demo":
-            t2v = [f"demo:{p}" for p in demo.PIPELINES if p != "t2i"]
+        if t2v is None:
+            t2v = base.profile.t2v
         sources = {_label(source): source for source in t2v or ()}
         if len(sources) < len(t2v or ()):
             raise UsageError(f"two of the pipelines are called alike: {', '.join(t2v or ())}")
@@ -229,14 +235,16 @@ class _Jury:
         judges = {"scorer": _without_folder(name), "features": how.features}
         return cls(how, size, scorer, sources, pipelines, references, features, judges)
 
-    def judge(self, base: Base, erased: ErasedEncoder, hooks: Hooks) -> Evaluation:
+    def judge(
+        self, base: Base, edited: Mapping[str, PreTrainedModel], recipe: Mapping[str, Any], hooks: Hooks
+    ) -> Evaluation:
         result = evaluate(
             base,
-            erased.encoder,
-            [Concept.from_json(c) for c in erased.recipe["concepts"]],
+            edited,
+            [Concept.from_json(c) for c in recipe["concepts"]],
             self.scorer,
             t2v=self.t2v,
-            holdout=erased.recipe["method"]["options"].get("holdout", ()),
+            holdout=recipe["method"]["options"].get("holdout", ()),
             references=self.references,
             features=self.features,
             size=self.size,

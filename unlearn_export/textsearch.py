@@ -29,7 +29,7 @@ def typeable(base: Base, without: Sequence[str] = ()) -> Tensor:
 
     without: words whose own tokens are left out.
     """
-    tokenizer = base.pipeline.tokenizer
+    tokenizer = base.seat.tokenizer
     special = set(tokenizer.all_special_ids)
     words = {i: tokenizer.decode([i]).strip() for i in range(len(tokenizer)) if i not in special}
     words = {i: word for i, word in words.items() if word.isalpha() and word.isascii()}
@@ -40,7 +40,7 @@ def typeable(base: Base, without: Sequence[str] = ()) -> Tensor:
 
 def said(base: Base, ids: Tensor) -> str:
     """What a user would type for these ids of whole words."""
-    return " ".join(base.pipeline.tokenizer.decode([i]).strip() for i in ids.tolist())
+    return " ".join(base.seat.tokenizer.decode([i]).strip() for i in ids.tolist())
 
 
 @dataclass(frozen=True)

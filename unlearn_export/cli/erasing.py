@@ -122,7 +122,7 @@ def methods(as_json: bool) -> None:
     import inspect
     from dataclasses import MISSING, fields
 
-    from ..erasers import DEFAULT, METHODS
+    from ..erasers import DEFAULT, erasers
 
     known: dict[str, dict[str, Any]] = {
         name: {
@@ -131,7 +131,7 @@ def methods(as_json: bool) -> None:
             "options": {f.name: f.default for f in fields(cls) if f.default is not MISSING},
             "meanings": {f.name: f.metadata["meaning"] for f in fields(cls) if "meaning" in f.metadata},
         }
-        for name, cls in METHODS.items()
+        for name, cls in erasers().items()
     }
 
     def text() -> str:

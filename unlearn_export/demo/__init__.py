@@ -6,7 +6,9 @@ They are stock diffusers and transformers folders, trained by ``scripts/train_de
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..base import Base, open_base
 from ..errors import BaseError
+from ..profile import Profile
 from ..vocabulary import Vocabulary
 from .world import CONCEPTS, MOTIONS, STYLES
 
@@ -30,6 +32,16 @@ VOCABULARY = Vocabulary(
     aliases={name: synonyms for name, (_, _, synonyms) in CONCEPTS.items()},
     groups={name: group for name, (group, _, _) in CONCEPTS.items()},
     motions=dict(MOTIONS),
+)
+
+
+PROFILE = Profile(
+    vocabulary=VOCABULARY,
+    guidance=GUIDANCE,
+    scorer="demo",
+    t2v=tuple(f"demo:{name}" for name in PIPELINES if name != "t2i"),
+    frames=FRAMES,
+    steps=12,
 )
 
 
@@ -57,3 +69,19 @@ def load(name: str, text_encoder: "PreTrainedModel | None" = None) -> "Diffusion
     pipeline = getattr(diffusers, PIPELINES[name]).from_pretrained(ROOT / name, torch_dtype=full, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def base(name: str) -> Base:
+    """The base behind the name "demo". Raises BaseError for "demo:" and anything more."""
+    if name:
+        raise BaseError(f"no base demo:{name}: the embedded one is called demo")
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    return open_base(
+        ROOT,
+        "demo",
+        kind="StableDiffusionPipeline",
+        profile=PROFILE,
+        license="apache-2.0",
+        license_text=text,
+        open_pipeline=lambda encoders: load("t2i", encoders["text_encoder"]),
+    )

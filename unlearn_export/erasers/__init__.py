@@ -5,59 +5,52 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_type_hints
 
 from ..errors import UsageError
+from ..plugins import found
 from .anchor import Anchor
 from .few_shot import FewShotAscent
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
-    from ..base import Base
+    from ..bench import Bench
     from ..concept import Concept
+    from ..edit import Edit
+
+__all__ = ["DEFAULT", "Anchor", "Eraser", "FewShotAscent", "OnStep", "erasers", "make_method"]
 
 OnStep = Callable[[int, int, float], None]  # step, steps at most, loss
 
 
-class Method(Protocol):
-    """What ``erase`` asks of an eraser."""
+class Eraser(Protocol):
+    """What ``erase`` asks of a method: a frozen dataclass whose fields are its hyper-parameters."""
 
     name: ClassVar[str]
+    draws: ClassVar[bool]  # whether it needs the base's denoiser, and looks at pictures
 
-    @property
-    def images(self) -> int:
-        """Few-shot pictures wanted for each concept; 0 for none."""
-        ...
-
-    def edit(
-        self,
-        base: "Base",
-        concepts: "Sequence[Concept]",
-        latents: "Sequence[Tensor]",
-        *,
-        generator: "torch.Generator",
-        on_step: OnStep | None = None,
-    ) -> "PreTrainedModel":
-        """An edited copy of the base's encoder. latents: one [n, c, h, w] for each concept, or ()."""
-        ...
-
-    def resolve(self, base: "Base", concepts: "Sequence[Concept]") -> "list[Concept]":
+    def resolve(self, bench: "Bench", concepts: "Sequence[Concept]") -> "list[Concept]":
         """The concepts with everything filled in that the method chose by itself, such as the anchor."""
         ...
 
+    def edit(self, bench: "Bench", concepts: "Sequence[Concept]", on_step: OnStep | None = None) -> "Edit":
+        """What to change in the encoders of ``bench.seats``; nothing of the base is altered."""
+        ...
 
-METHODS: dict[str, type[Any]] = {method.name: method for method in (Anchor, FewShotAscent)}
+
 DEFAULT = Anchor.name
 
 
-def make_method(name: str, options: dict[str, str]) -> Method:
+def erasers() -> dict[str, type[Any]]:
+    """Every eraser by name, other people's among them (see ``plugins``)."""
+    return {name: load() for name, load in found("erasers").items()}
+
+
+def make_method(name: str, options: dict[str, str]) -> Eraser:
     """The method ``name`` with its fields set from strings.
 
     Raises UsageError for an unknown method or field, naming the valid ones, and for a value of the wrong type.
     """
-    if name not in METHODS:
-        raise UsageError(f"unknown method {name!r}: choose one of {', '.join(METHODS)}")
-    cls = METHODS[name]
+    known_methods = erasers()
+    if name not in known_methods:
+        raise UsageError(f"unknown method {name!r}: choose one of {', '.join(known_methods)}")
+    cls = known_methods[name]
     types = get_type_hints(cls)
     known = [field.name for field in fields(cls)]
     values: dict[str, Any] = {}

@@ -1,20 +1,26 @@
 """Anchor alignment: the concept's prompts come to mean another thing's, everything else stays."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from ..base import Base
-from ..concept import TEMPLATES, Concept
-from ..denoising import Pin, linear_layers, only_trainable
-from ..errors import UsageError
+from ..base import Base, Seat
+from ..bench import Bench
+from ..concept import Concept
+from ..edit import Edit
+from ..errors import DivergedError, UsageError
+from ..families.contracts import ReaderContract
+from ..families.tokens import Tokens, tokenise
+from ..neighbours import anchors, unknown
 from .options import check_range, option
+from .prompts import Prompts, places
+from .training import Pin, only_trainable, relative_steps, stored_like
+
+SMALL, LARGE = 2_000_000, 60_000_000  # parameters that learn, between which a step's cost begins to count
+CHECKS = 10  # times that the fit is looked at
 
 
 @dataclass(frozen=True)
@@ -22,229 +28,216 @@ class Anchor:
     """Fit the encoder so that "… pizza …" gives the states that "… hamburger …" gave, at every position.
 
     min_τ ‖τ(p[concept]) − τ₀(p[anchor])‖² + keep · ‖τ(q) − τ₀(q)‖² over prompts p about the concept and q about
-    anything else, τ₀ the original, τ its first ``depth`` layers: where those agree, so does every layer above, and
-    a fit through few layers costs as little as they do. No denoiser and no picture take part. All positions count:
-    end-of-text and padding carry the concept as readily as its own token. The idea of mapping a concept to an anchor
+    anything else, τ₀ the original, τ its residual stream after ``depth`` layers: where those agree, so does every
+    layer above, whichever of them a pipeline reads, and a fit through few layers costs as little as they do. No
+    denoiser and no picture take part. All positions count that a pipeline reads or that attend: end-of-text and
+    padding carry the concept as readily as its own token. The idea of mapping a concept to an anchor
     is Concept Ablation's (Kumari et al. 2023, arXiv:2303.13516), here on the text states alone. q are the base's
     other concepts, synonyms and styles in every context, the user's ``retain``, and random strings of vocabulary
-    tokens. The empty prompt cannot move (see ``Pin``).
+    tokens. The empty prompt, with all of a reader's template, cannot move (see ``Pin``).
     """
 
     name: ClassVar[str] = "anchor"
-    images: ClassVar[int] = 0
+    draws: ClassVar[bool] = False  # needs no denoiser
 
     depth: int = option(1, "layers of the encoder that are fitted, from the first on")
-    steps: int = option(200, "optimizer steps")
-    lr: float = option(2e-3, "learning rate at a width of 128; a wider encoder takes proportionally smaller steps")
-    batch: int = option(16, "prompts of each sort in a step")
+    steps: int = option(0, "optimizer steps; 0 takes 200, and fewer where a layer is large (see `steps_for`)")
+    lr: float = option(0.03, "step of a weight, in root mean squares of its matrix")
+    batch: int = option(0, "prompts of each sort in a step; 0 takes 16, and fewer where a layer is large")
     keep: float = option(4.0, "weight of the prompts that must stay")
-    pool: int = option(512, "prompts of each sort, drawn from throughout")
+    pool: int = option(0, "prompts of each sort, drawn from throughout; 0 takes 512, or 8 for each prompt of a batch")
     parts: tuple[str, ...] = option(("mlp", "attention"), "layers that may change: mlp, attention, last-attention")
     holdout: tuple[str, ...] = option((), "known concepts that the kept prompts must not name, to judge by")
 
     def __post_init__(self) -> None:
-        check_range(self, above=("depth", "steps", "lr", "batch", "pool"), least=("keep",))
+        check_range(self, above=("depth", "lr"), least=("keep", "steps", "batch", "pool"))
 
-    def resolve(self, base: Base, concepts: Sequence[Concept]) -> list[Concept]:
+    def resolve(self, bench: Bench, concepts: Sequence[Concept]) -> list[Concept]:
         """Known synonyms become aliases, and a concept without an anchor takes a known neighbour (see ``anchors``).
 
         Raises UsageError for a ``holdout`` that the base does not know, since it would hold out nothing, and for an
         unknown concept without an anchor, which may be a typing error.
         """
+        base = bench.base
         for name in self.holdout:
             if name not in base.vocabulary.concepts:
                 known = ", ".join(base.vocabulary.concepts)
                 raise UsageError(f"cannot hold out {name!r}: this base's concepts are {known}")
         taken = {base.vocabulary.like(c.name) or c.name for c in concepts}
-        done = []
-        for concept in concepts:
-            known = base.vocabulary.like(concept.name)
-            words = (*concept.names, known, *base.vocabulary.aliases.get(known, ()))
-            named = replace(concept, aliases=tuple(word for word in words if word))
-            concept = replace(concept, aliases=named.names[1:])
-            if not concept.anchor and not known:
-                raise UsageError(_unknown(base, concept))
-            if not concept.anchor:
-                concept = replace(concept, anchor=anchors(base, concept, avoid=taken | set(self.holdout))[0])
-            done.append(concept)
-        return done
+        return [self._complete(base, concept, taken) for concept in concepts]
+
+    def _complete(self, base: Base, concept: Concept, taken: set[str]) -> Concept:
+        known = base.vocabulary.like(concept.name)
+        words = (*concept.names, known, *base.vocabulary.aliases.get(known, ()))
+        named = replace(concept, aliases=tuple(word for word in words if word))
+        concept = replace(concept, aliases=named.names[1:])
+        if not concept.anchor and not known:
+            raise UsageError(unknown(base, concept))
+        if not concept.anchor:
+            concept = replace(concept, anchor=anchors(base, concept, avoid=taken | set(self.holdout))[0])
+        return concept
 
     def edit(
         self,
-        base: Base,
+        bench: Bench,
         concepts: Sequence[Concept],
-        latents: Sequence[Tensor] = (),
-        *,
-        generator: torch.Generator,
         on_step: Callable[[int, int, float], None] | None = None,
-    ) -> PreTrainedModel:
-        """See ``Method.edit``. All concepts are fitted together; ``resolve`` has given each its anchor."""
-        # a copy cut short to train; transformers hooks its layers, so the cut one must not be what is returned
-        encoder: Any = copy.deepcopy(base.encoder)
-        layers = linear_layers(encoder, self.parts)
-        prompts = Prompts(base, concepts, self.holdout, generator)
-        said, meant, places = prompts.concept(self.pool)
-        kept = prompts.kept(2 * self.pool)
-        lr = self.lr * 128 / encoder.config.hidden_size
-        encoder.encoder.layers = encoder.encoder.layers[: self.depth]
-        layers = {name: layer for name, layer in layers.items() if layer in set(encoder.modules())}
-        pin = Pin(encoder, layers, base.tokens([""]).to(encoder.device))
-        with only_trainable(encoder, layers) as params:
-            with torch.no_grad():
-                wanted = torch.cat([_states(encoder, part) for part in torch.cat([meant, kept]).split(64)])
-                moved = wanted[: len(meant)].gather(1, places[..., None].expand(-1, -1, wanted.shape[-1]))
-                wanted = torch.cat([moved, wanted[len(meant) :]])
-            spread = wanted.var()
-            optimizer = torch.optim.Adam(params, lr=lr, betas=(0.9, 0.98))
+    ) -> Edit:
+        """Every seat fitted, all concepts together; ``resolve`` has given each its anchor.
+
+        Raises DivergedError where a fit ends no better than it began, UsageError where a name finds no room.
+        """
+        parent, tensors, loss = {}, {}, {}
+        for number, (name, seat) in enumerate(bench.seats.items()):
+
+            def tell(step: int, steps: int, value: float, number: int = number) -> None:
+                if on_step:
+                    on_step(number * steps + step, len(bench.seats) * steps, value)
+
+            fit = _Fit(self, bench, seat, concepts)
+            tensors[name], loss[name] = fit.run(tell)
+            parent[name] = seat.weights.fingerprint
+        return Edit(parent, tensors, loss)
+
+
+def sizes_for(parameters: int) -> tuple[int, int]:
+    """(steps, prompts of each sort in a step) for a fit in which so many parameters learn.
+
+    What one prompt costs grows with them, what a fit needs does not: 200 × 16 up to 2 million, 40 × 8 from 60 million.
+    """
+    if parameters <= SMALL:
+        return 200, 16
+    return (80, 8) if parameters < LARGE else (40, 8)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One reader's view of the pool. fit: [n, length] bool, the positions that count. wanted: [n, length, d]."""
+
+    contract: ReaderContract
+    tokens: Tokens
+    fit: Tensor
+    wanted: Tensor
+
+
+class _Fit:
+    """One seat's fit: the first layers alone, under every contract that the edit is to cover."""
+
+    def __init__(self, method: Anchor, bench: Bench, seat: Seat, concepts: Sequence[Concept]) -> None:
+        self.method, self.seat, self.family, self.generator = method, seat, seat.family, bench.generator
+        self.device = bench.base.device
+        self.depth = min(method.depth, seat.depth)
+        empty = self.family.skeleton(seat.config, self.depth)
+        learning = self.family.linears(empty, method.parts)
+        steps, batch = sizes_for(sum(p.numel() for layer in learning.values() for p in layer.parameters()))
+        self.steps, self.batch = method.steps or steps, method.batch or batch
+        self.pool = method.pool or (512 if self.batch == 16 else 8 * self.batch)
+        prompts = Prompts(bench.vocabulary, seat.tokenizer, concepts, method.holdout, bench.generator)
+        pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
+        texts = [p[0] for p in pairs] + kept + [p[2] for p in pairs]
+        names = [p[1] for p in pairs] + [None] * len(kept) + [p[3] for p in pairs]
+        rows = [tokenise(seat.tokenizer, texts, c, phrases=names, trim=True) for c in seat.contracts]
+        pins = [tokenise(seat.tokenizer, [""], c, trim=True) for c in seat.contracts]
+        used = torch.cat([t.ids.flatten() for t in (*rows, *pins)])
+        self.model = seat.skeleton(self.depth, used=used).to(self.device)
+        self.layers = self.family.linears(self.model, method.parts)
+        self.pin = Pin(self.layers)
+        with self.pin.watching():
+            for tokens, contract in zip(pins, seat.contracts, strict=True):
+                self.pin.at(tokens, contract.mask)
+                self._states(tokens, contract)
+        self.readings = [self._reading(t, c) for t, c in zip(rows, seat.contracts, strict=True)]
+
+    @torch.no_grad()
+    def _reading(self, tokens: Tokens, contract: ReaderContract) -> _Reading:
+        """What the original makes of the prompts, with the anchors' states where the concepts' are."""
+        n = self.pool
+        asked, meant = tokens[: 3 * n], tokens[3 * n :]
+        kept = [self._states(asked[i : i + 32], contract) for i in range(n, 3 * n, 32)]
+        moved = torch.cat([self._states(meant[i : i + 32], contract) for i in range(0, n, 32)])
+        to = places(asked[:n], meant).to(moved.device)
+        moved = moved.gather(1, to[..., None].expand(-1, -1, moved.shape[-1]))
+        return _Reading(contract, asked, counted(asked, contract), torch.cat([moved, *kept]))
+
+    def _states(self, tokens: Tokens, contract: ReaderContract) -> Tensor:
+        return self.family.residual(self.model, tokens.to(self.device), contract.mask, self.depth)
+
+    def _loss(self, reading: _Reading, i: Tensor, j: Tensor) -> Tensor:
+        """i: rows about the concepts, j: rows about other things. Relative to how far states differ at all."""
+        rows = torch.cat([i, self.pool + j])
+        tokens, fit = reading.tokens[rows], reading.fit[rows]
+        length = self._length(tokens, reading)
+        tokens, fit = tokens.cut(length), fit[:, :length].to(self.device)
+        error = (self._states(tokens, reading.contract) - reading.wanted[rows, :length]).square().mean(-1)
+        spread = reading.wanted[rows, :length][fit].var(0).mean()
+        parts = [(error[s] * fit[s]).sum() / fit[s].sum() for s in (slice(len(i)), slice(len(i), None))]
+        return (parts[0] + self.method.keep * parts[1]) / spread
+
+    def _length(self, tokens: Tokens, reading: _Reading) -> int:
+        """How many positions to compute. Causal states do not depend on what follows: padding is looked at in full
+        once in four steps, else a little of it.
+        """
+        full = tokens.ids.shape[1]
+        if not self.family.causal or reading.contract.padding == "left" or self._dice(4) == 0:
+            return full
+        return min(full, int(tokens.mask.sum(1).max()) + 1 + self._dice(8))
+
+    def _dice(self, n: int) -> int:
+        return int(torch.randint(n, (1,), generator=self.generator))
+
+    @torch.no_grad()
+    def _check(self) -> float:
+        """The loss on rows that no step has seen, padding and all, over every reading."""
+        found = 0.0
+        for reading in self.readings:
+            rows = torch.cat([self.apart[0], self.pool + self.apart[1]])
+            i = len(self.apart[0])
+            tokens, fit, wanted = reading.tokens[rows], reading.fit[rows].to(self.device), reading.wanted[rows]
+            error = (self._states(tokens, reading.contract) - wanted).square().mean(-1)
+            parts = [(error[s] * fit[s]).sum() / fit[s].sum() for s in (slice(i), slice(i, None))]
+            found += float((parts[0] + self.method.keep * parts[1]) / wanted[fit].var(0).mean())
+        return found / len(self.readings)
+
+    def run(self, tell: Callable[[int, int, float], None]) -> tuple[dict[str, Tensor], tuple[float, float]]:
+        """→ the changed tensors by stored name in their stored dtype, and the first and the best loss"""
+        count = min(self.batch, self.pool // 2)
+        self.apart = torch.arange(count), torch.arange(2 * count)  # looked at, never learnt from
+        free = self.pool - count, 2 * self.pool - 2 * count
+        groups: Any = relative_steps(self.layers, self.method.lr)
+        with only_trainable(self.model, self.layers) as params:
+            optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
             warm = max(0.1, 2 / (self.steps + 1))
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=self.steps + 1, pct_start=warm)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, [g["lr"] for g in groups], total_steps=self.steps + 1, pct_start=warm
+            )
+            first = self._check()
+            best, kept = first, [p.detach().clone() for p in params]
             for step in range(self.steps):
-                i = torch.randint(len(said), (self.batch,), generator=generator)
-                j = torch.randint(len(kept), (2 * self.batch,), generator=generator)
-                states = _states(encoder, torch.cat([said[i], kept[j]]))
-                move = F.mse_loss(states[: self.batch], wanted[i]) / spread
-                stay = F.mse_loss(states[self.batch :], wanted[len(meant) + j]) / spread
-                loss = move + self.keep * stay
+                i = count + torch.randint(free[0], (self.batch,), generator=self.generator)
+                j = 2 * count + torch.randint(free[1], (2 * self.batch,), generator=self.generator)
+                loss = self._loss(self.readings[step % len(self.readings)], i, j)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                pin.apply()
-                if on_step:
-                    on_step(step + 1, self.steps, loss.item())
-        whole = copy.deepcopy(base.encoder)
-        whole.load_state_dict(whole.state_dict() | encoder.state_dict())
-        return whole
+                self.pin.apply()
+                tell(step + 1, self.steps, loss.item())
+                if (step + 1) % max(1, self.steps // CHECKS) == 0 or step + 1 == self.steps:
+                    reached = self._check()
+                    if reached < best:
+                        best, kept = reached, [p.detach().clone() for p in params]
+        if not best < first:
+            raise DivergedError(
+                f"the fit of {self.seat.name} ends no better than it began (loss {first:.3g}): nothing was written; "
+                f"try smaller steps, such as -O lr={self.method.lr / 4:g}"
+            )
+        own = {id(p): name for name, p in self.model.named_parameters()}
+        changed = {own[id(p)]: tensor for p, tensor in zip(params, kept, strict=True)}
+        return stored_like(self.seat, changed), (first, best)
 
 
-def _states(encoder: PreTrainedModel, tokens: Tensor) -> Tensor:
-    """tokens [n, length] → the residual stream [n, length, d] above the encoder's layers, before the last norm."""
-    return encoder(tokens, output_hidden_states=True).hidden_states[-1]
-
-
-def anchors(base: Base, concept: Concept, avoid: set[str]) -> list[str]:
-    """The known names that a concept may become, best first, none of them in ``avoid``.
-
-    A concept that the base knows takes a neighbour of its own group: a food becomes another food. First comes the
-    nearest of those that are no more like it than the group is on average (a cosine of 0), since what is drawn of a
-    closer one may be taken for the concept itself. One that the base does not know takes the nearest of all.
-    Names of more tokens than the concept's are left out where there are others: not all of their states find a place
-    (see ``Prompts.concept``). Raises UsageError where the base knows no other name of its kind.
-    """
-    pool = base.vocabulary.styles if concept.kind == "style" else base.vocabulary.concepts
-    own, groups = {name.lower() for name in concept.names}, base.vocabulary.groups
-    names = [name for name in pool if name.lower() not in own]
-    barred = {name.lower() for name in avoid}
-    known = base.vocabulary.like(concept.name)
-    mates = [name for name in names if known and groups.get(name) == groups.get(known)]
-    mates = mates if any(name.lower() not in barred for name in mates) else []
-    near = [pair for pair in neighbours(base, concept, mates or names) if pair[0].lower() not in barred]
-    if not near:
-        raise UsageError(f"no known neighbour for {concept.name!r}: name one with --anchor")
-
-    def length(name: str) -> int:
-        return len(base.pipeline.tokenizer(name, add_special_tokens=False).input_ids)
-
-    room = min(length(name) for name in concept.names)
-    near = [pair for pair in near if length(pair[0]) <= room] or near
-    apart = [name for name, cosine in near if cosine <= 0 or not mates]
-    return apart + [name for name, _ in reversed(near) if name not in apart]
-
-
-def _unknown(base: Base, concept: Concept) -> str:
-    """What to tell of a concept that is on no list of the base's, so that neither synonyms nor an anchor are known."""
-    hint = base.vocabulary.hint(concept.name)
-    return f"{concept.name!r} is not on this base's list of words: {hint}say what it is to become with --anchor"
-
-
-@torch.no_grad()
-def neighbours(base: Base, concept: Concept, names: Sequence[str]) -> list[tuple[str, float]]:
-    """``names`` by the cosine of their pooled states with the concept's, after removing the mean; nearest first."""
-    templates = TEMPLATES[concept.kind][:4]
-    prompts = [t.format(name) for name in [concept.name, *names] for t in templates]
-    pooled = base.encoder(base.tokens(prompts).to(base.encoder.device)).pooler_output
-    pooled = pooled.unflatten(0, (-1, len(templates))).mean(1)
-    pooled = F.normalize(pooled - pooled.mean(0), dim=-1)
-    cosines = (pooled[1:] @ pooled[0]).tolist()
-    return sorted(zip(names, cosines, strict=True), key=lambda pair: -pair[1])
-
-
-class Prompts:
-    """Random prompts that mention the concepts, the same with their anchors, and prompts that mention neither."""
-
-    def __init__(
-        self, base: Base, concepts: Sequence[Concept], holdout: Sequence[str], generator: torch.Generator
-    ) -> None:
-        vocabulary = base.vocabulary
-        self.base, self.concepts, self.generator = base, concepts, generator
-        erased = {n.lower() for c in concepts for n in c.names}
-        barred = erased | {n.lower() for h in holdout for n in (h, *vocabulary.aliases.get(h, ()))}
-        own = [n for c in vocabulary.concepts for n in (c, *vocabulary.aliases.get(c, ()))]
-        asked = [(c.kind == "style", n) for c in concepts for n in (*c.retain, c.anchor)]
-        subjects = [*own, *(n for is_style, n in asked if not is_style)]
-        styles = [*vocabulary.styles, *(n for is_style, n in asked if is_style)]
-        self.subjects, self.styles = (
-            [n for n in dict.fromkeys(names) if n and n.lower() not in barred] for names in (subjects, styles)
-        )
-        self.contexts = list(vocabulary.contexts)
-        tokenizer = base.pipeline.tokenizer
-        words = {i for name in barred for i in self._ids(name)}
-        self.free = [i for i in range(len(tokenizer)) if i not in words and i not in set(tokenizer.all_special_ids)]
-
-    def concept(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """→ tokens [n, length] of prompts with a concept, the same with its anchor, and places [n, length] there.
-
-        The state at position p of a prompt with the concept is to become that at ``places[p]`` of the one with the
-        anchor. They differ from p where the two names have different numbers of tokens: the last tokens of both stand
-        for each other, since causal attention has gathered the whole name there, and what follows is shifted.
-        """
-        said, meant, places = [], [], []
-        position = torch.arange(self.base.pipeline.tokenizer.model_max_length)
-        for _ in range(n):
-            concept = self._pick(self.concepts)
-            name = self._pick(concept.names)
-            frame = self._frame(self._pick(TEMPLATES[concept.kind]), style=concept.kind == "style")
-            start, end = (self._ids(part) for part in frame.split("{}"))
-            old, new = self._ids(name), self._ids(concept.anchor)
-            said.append(start + old + end)
-            meant.append(start + new + end)
-            first = 1 + len(start)
-            shifted = (position + len(new) - len(old)).clamp(first, len(position) - 1)
-            places.append(torch.where(position < first, position, shifted))
-        return self._pad(said), self._pad(meant), torch.stack(places).to(self.base.encoder.device)
-
-    def _ids(self, text: str) -> list[int]:
-        return self.base.pipeline.tokenizer(text, add_special_tokens=False).input_ids
-
-    def _pad(self, rows: list[list[int]]) -> Tensor:
-        tokenizer = self.base.pipeline.tokenizer
-        length = tokenizer.model_max_length
-        whole = [[tokenizer.bos_token_id, *row[: length - 2], tokenizer.eos_token_id] for row in rows]
-        padded = [row + [tokenizer.pad_token_id] * (length - len(row)) for row in whole]
-        return torch.tensor(padded, device=self.base.encoder.device)
-
-    def kept(self, n: int) -> Tensor:
-        """→ tokens [n, length]: half are prompts about known things, the rest strings of random tokens."""
-        rows = []
-        for i in range(n):
-            if i % 2:
-                rows.append([self._pick(self.free) for _ in range(1 + self._index(12))])
-            else:
-                template = self._pick(TEMPLATES[("object", "character", "person")[self._index(3)]])
-                rows.append(self._ids(self._frame(template, style=False).format(self._pick(self.subjects))))
-        return self._pad(rows)
-
-    def _frame(self, template: str, style: bool) -> str:
-        """A template with a context, and a style or, for a style's own prompts, a subject."""
-        if style:
-            if self._index(4):  # "a pizza in the style of {}"
-                template = f"a {self._pick(self.subjects)} in {('the style of {}', '{} style')[self._index(2)]}"
-        elif self.styles and self._index(2):
-            template += f" in {self._pick(self.styles)} style"
-        return f"{template} {self._pick(self.contexts)}".strip()
-
-    def _index(self, n: int) -> int:
-        return int(torch.randint(n, (1,), generator=self.generator))
-
-    def _pick(self, items):  # type: ignore[no-untyped-def]
-        return items[self._index(len(items))]
+def counted(tokens: Tokens, contract: ReaderContract) -> Tensor:
+    """The positions [n, length] that the fit must get right: those that are read, and those that read ones attend to."""
+    if not contract.causal and not contract.mask:
+        return torch.ones_like(tokens.read)
+    return tokens.read & tokens.mask.bool() if contract.fill == "longest" else tokens.read

@@ -18,6 +18,7 @@ from ..artifact import write_json
 from ..base import Base
 from ..concept import Concept
 from ..errors import UsageError
+from ..families.tokens import final_states, read_states, tokenise
 from ..media import contact_sheet, save_clip, save_image
 from .asks import Amount, Ask, plan
 from .copyright import copyright_metric, likeness
@@ -89,7 +90,7 @@ def picture_files(pipeline: str) -> dict[str, str]:
 
 def evaluate(
     base: Base,
-    edited: PreTrainedModel,
+    edited: PreTrainedModel | Mapping[str, PreTrainedModel],
     concepts: Sequence[Concept],
     scorer: Scorer | None,
     *,
@@ -142,17 +143,18 @@ def evaluate(
             clips=bool(frames),
         )
         drawn, seconds = [], []
-        for moment, encoder in (("before", base.encoder), ("after", edited)):
+        for moment, encoder in (("before", base.encoders), ("after", edited)):
             start = time.perf_counter()
 
             def on_batch(done: int, total: int, label: str = f"{name} {moment}") -> None:
                 if on_progress:
                     on_progress(label, done, total)
 
+            seats: Any = encoder if isinstance(encoder, Mapping) else {base.seat.name: encoder}
             known = (originals or {}).get(name) if moment == "before" else None
             if known is None:
                 known = draw(
-                    with_encoder(pipeline, encoder),
+                    with_encoder(pipeline, seats),
                     asks,
                     steps=size.steps,
                     frames=frames,
@@ -217,17 +219,35 @@ def compare(
 
 
 @torch.no_grad()
-def drift(base: Base, edited: PreTrainedModel, concepts: Sequence[Concept]) -> dict[str, float]:
-    """How far the text states moved, ‖after − before‖ / ‖before‖: of the empty prompt, the concept's, and others'."""
+def drift(
+    base: Base, edited: PreTrainedModel | Mapping[str, PreTrainedModel], concepts: Sequence[Concept]
+) -> dict[str, float]:
+    """How far the states that the base's pipeline reads moved, ‖after − before‖ / ‖before‖, of the seat that moved most.
+
+    Of the empty prompt, the concept's prompts, and others'.
+    """
+    seats = edited if isinstance(edited, Mapping) else {base.seat.name: edited}
     names = {n.lower() for c in concepts for n in c.names}
     others = [f"a picture of a {n}" for n in base.vocabulary.concepts if n.lower() not in names]
     groups = {"empty": [""], "concept": [p for c in concepts for p in c.prompts()], "others": others}
-    moved = {}
-    for key, prompts in groups.items():
-        tokens = base.tokens(prompts).to(base.encoder.device)
-        before, after = base.encoder(tokens)[0], edited.to(base.encoder.device)(tokens)[0]
-        moved[key] = round(float((after - before).norm() / before.norm()), 6)
+    moved = dict.fromkeys(groups, 0.0)
+    for name, after in seats.items():
+        for key, prompts in groups.items():
+            ours, theirs = (_read(base, name, e.to(base.device), prompts) for e in (after, base.encoders[name]))
+            moved[key] = max(moved[key], round(float((ours - theirs).norm() / theirs.norm()), 6))
     return moved
+
+
+def _read(base: Base, name: str, encoder: PreTrainedModel, prompts: list[str]) -> Tensor:
+    """What the base's pipeline is given by one of its encoders: states [n, length, d], or pooled ones [n, d]."""
+    seat = base.seats[name]
+    tokens = tokenise(seat.tokenizer, prompts, seat.contract, trim=True)
+    rows = []
+    for i in range(0, len(prompts), 32):
+        part = tokens[i : i + 32]
+        out = seat.family.call(encoder, part.to(base.device), seat.contract.mask)
+        rows.append(read_states(final_states(out), part, seat.contract) if seat.contract.layers else out.pooler_output)
+    return torch.cat(rows)
 
 
 def known_as(scorer: Scorer, base: Base, concept: Concept) -> str:

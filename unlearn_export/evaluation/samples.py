@@ -1,6 +1,6 @@
 """The same prompts under the same seeds, through a pipeline with one encoder or another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..pipelines.seat import seated
 from .asks import Ask
 
 __all__ = ["Ask", "draw", "to_images", "with_encoder"]
@@ -16,11 +17,9 @@ __all__ = ["Ask", "draw", "to_images", "with_encoder"]
 OnBatch = Callable[[int, int], None]  # samples done, samples in all
 
 
-def with_encoder(pipeline: DiffusionPipeline, encoder: PreTrainedModel) -> DiffusionPipeline:
-    """The same pipeline reading another encoder; all other weights are shared, the given one is not altered."""
-    other = type(pipeline)(**{**pipeline.components, "text_encoder": encoder})
-    other.set_progress_bar_config(disable=True)
-    return other
+def with_encoder(pipeline: DiffusionPipeline, encoder: PreTrainedModel | Mapping[str, PreTrainedModel]) -> DiffusionPipeline:
+    """The same pipeline reading other encoders, by seat, or another one; all other weights are shared."""
+    return seated(pipeline, encoder if isinstance(encoder, Mapping) else {"text_encoder": encoder})
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..base import Base
-from ..denoising import denoising_loss
+from ..pipelines.seat import seated
 from ..textsearch import hearing
 from .subject import Outcome, Subject, Target
 
@@ -48,7 +48,7 @@ class PseudoWord:
 
     def run(self, subject: Subject, target: Target, plan: Tensor, generator: torch.Generator) -> Outcome:
         base = subject.base
-        tokenizer = copy.deepcopy(base.pipeline.tokenizer)
+        tokenizer = copy.deepcopy(base.seat.tokenizer)
         tokenizer.add_tokens(PSEUDO_WORD)
         encoder = copy.deepcopy(subject.encoder)
         new = len(tokenizer) - 1
@@ -59,20 +59,19 @@ class PseudoWord:
         vector = torch.randn(table.shape[1], generator=generator).to(table.device) * spread
         vector.requires_grad_()
         optimizer = torch.optim.Adam([vector], lr=self.lr * spread)
-        times = base.noise_scheduler.config.num_train_timesteps
-        length = base.pipeline.tokenizer.model_max_length
+        length = base.seat.contract.length
         losses = []
         for step in range(self.steps):
             which = torch.randint(len(plan), (self.batch,), generator=generator)
-            t = torch.randint(times, (self.batch,), generator=generator).to(plan.device)
-            noise = torch.randn(self.batch, *plan.shape[1:], generator=generator).to(plan.device)
+            t = base.denoiser.times(self.batch, generator)
+            noise = torch.randn(self.batch, *plan.shape[1:], generator=generator)
             prompts = [target.ask(PSEUDO_WORD, int(i)) for i in which]
             tokens = tokenizer(
                 prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
             ).input_ids.to(table.device)
             with hearing(encoder, lambda ids, out: torch.where((ids == new)[..., None], vector, out)):
                 states = encoder(tokens)[0]
-            loss = denoising_loss(base, plan[which], noise, t, states)
+            loss = base.denoiser.loss(plan[which], noise, t, {"prompt_embeds": states})
             (vector.grad,) = torch.autograd.grad(loss, vector)
             optimizer.step()
             losses.append(loss.item())
@@ -80,8 +79,7 @@ class PseudoWord:
         subject.steps += self.steps
         with torch.no_grad():
             table[new] = vector
-        pipeline = type(base.pipeline)(**{**base.pipeline.components, "text_encoder": encoder, "tokenizer": tokenizer})
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = seated(base.pipeline, {base.seat.name: encoder, base.seat.tokenizer_name: tokenizer})
         hits = subject.hits(target, [target.ask(PSEUDO_WORD, i) for i in range(self.images)], pipeline)
         tenth = max(1, self.steps // 10)
         first, last = (sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..base import Base
-from ..denoising import denoising_loss, linear_layers, only_trainable
+from ..erasers.training import only_trainable, relative_steps
 from ..evaluation.rates import Rate
 from ..evaluation.samples import with_encoder
 from .subject import Outcome, Subject, Target
@@ -38,7 +38,7 @@ class Relearn:
     pictures: int = 4
     steps: int = 50
     batch: int = 4
-    lr: float = 1e-4  # at a width of 128; a wider encoder takes proportionally smaller steps
+    lr: float = 1e-3  # step of a weight, in root mean squares of its matrix
     images: int = 16  # at each of the counted steps
 
     def refuses(self, base: Base, target: Target) -> str:
@@ -73,21 +73,22 @@ class Relearn:
         """→ steps → hits, of a copy of the encoder that learns ``word``."""
         base = subject.base
         encoder = copy.deepcopy(subject.encoder)
-        times = base.noise_scheduler.config.num_train_timesteps
         prompts = [target.ask(word, i) for i in range(self.images)]
         curve: dict[int, list[bool]] = {}
-        with only_trainable(encoder, linear_layers(encoder, ("mlp", "attention"))) as params:
-            optimizer = torch.optim.Adam(params, lr=self.lr * 128 / encoder.config.hidden_size)
+        layers = base.seat.family.linears(encoder, ("mlp", "attention"))
+        with only_trainable(encoder, layers):
+            groups: Any = relative_steps(layers, self.lr)
+            optimizer = torch.optim.Adam(groups)
             for step in range(self.steps + 1):
                 if step in self.counted:
                     curve[step] = subject.hits(target, prompts, with_encoder(base.pipeline, encoder), quiet=True)
                 if step == self.steps:
                     break
                 which = torch.randint(len(pictures), (self.batch,), generator=generator)
-                t = torch.randint(times, (self.batch,), generator=generator).to(pictures.device)
-                noise = torch.randn(self.batch, *pictures.shape[1:], generator=generator).to(pictures.device)
-                tokens = base.tokens([target.ask(word, int(i)) for i in which]).to(encoder.device)
-                loss = denoising_loss(base, pictures[which], noise, t, encoder(tokens)[0])
+                t = base.denoiser.times(self.batch, generator)
+                noise = torch.randn(self.batch, *pictures.shape[1:], generator=generator)
+                said = base.denoiser.encode([target.ask(word, int(i)) for i in which], {base.seat.name: encoder})
+                loss = base.denoiser.loss(pictures[which], noise, t, said)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

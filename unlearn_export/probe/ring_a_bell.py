@@ -47,7 +47,7 @@ class RingABell:
         base = subject.base
         direction = self._direction(base, target, generator)
         allowed = typeable(base, without=target.concept.names)
-        tokenizer = base.pipeline.tokenizer
+        tokenizer = base.seat.tokenizer
         found = []
         for i in range(self.prompts):
             plain = "a picture" if not target.is_style else f"a picture of a {target.others[i % len(target.others)]}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..artifact import Artifact, renewed
 from ..concept import Concept
 from ..scorers import load_scorer
-from ..stages import base_of, finish, read_encoder
+from ..stages import base_of, finish, read_encoders
 from .run import Probe, probe
 from .subject import Attack, OnProgress
 
@@ -32,7 +32,7 @@ def probe_artifact(
         scorer = scorer or base.scorer
         result = probe(
             base,
-            read_encoder(base, artifact),
+            read_encoders(base, artifact)[base.seat.name],
             concepts,
             load_scorer(scorer, base, concepts) if scorer else None,
             attacks,

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ..base import Base
-from ..denoising import denoising_loss
 from ..textsearch import greedy_coordinate_gradient, said, typeable
 from .subject import Outcome, Subject, Target
 
@@ -48,18 +47,16 @@ class UnlearnDiff:
     def run(self, subject: Subject, target: Target, plan: Tensor, generator: torch.Generator) -> Outcome:
         base, encoder = subject.base, subject.encoder
         allowed = typeable(base)
-        times = base.noise_scheduler.config.num_train_timesteps
-        t = ((torch.arange(self.noises) + 0.5) / self.noises * times).long().to(plan.device)
+        t = base.denoiser.spread(self.noises)
         prompts: list[str] = []
         entries: list[dict[str, Any]] = []
         for i, picture in enumerate(plan):
             plain = target.ask(target.concept.name, i)
-            latents = picture.expand(self.noises, -1, -1, -1)
-            noise = torch.randn(latents.shape, generator=generator).to(plan.device)
+            latents = picture.expand(self.noises, *picture.shape)
+            noise = torch.randn(latents.shape, generator=generator)
 
             def loss(states: Tensor, latents: Tensor = latents, noise: Tensor = noise) -> Tensor:
-                each = [denoising_loss(base, latents, noise, t, s.expand(len(t), -1, -1)) for s in states]
-                return torch.stack(each)
+                return torch.stack([base.denoiser.loss(latents, noise, t, {"prompt_embeds": s[None]}) for s in states])
 
             def tell(step: int, before: int = i * self.steps) -> None:
                 subject.progress("search", before + step, self.prompts * self.steps)

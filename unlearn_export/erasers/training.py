@@ -1,0 +1,105 @@
+"""What the erasers share: which weights learn, steps that fit their size, and the prompts that may not move."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..base import Seat
+from ..families.tokens import Tokens
+
+
+@contextmanager
+def only_trainable(encoder: nn.Module, layers: Mapping[str, nn.Linear]) -> Iterator[list[nn.Parameter]]:
+    """Let the weights and biases of ``layers`` take gradients, and nothing else; nothing does afterwards."""
+    encoder.requires_grad_(False)
+    params = [p for layer in layers.values() for p in layer.parameters()]
+    for p in params:
+        p.requires_grad_(True)
+    try:
+        yield params
+    finally:
+        encoder.requires_grad_(False)
+
+
+def relative_steps(layers: Mapping[str, nn.Linear], lr: float) -> list[dict[str, object]]:
+    """Adam's parameter groups in which a step moves a weight by ``lr`` times the root mean square of its matrix.
+
+    Adam's steps are as large as the learning rate whatever the gradient, so one rate for all widths and scales is too
+    much for some encoder; a bias steps by its matrix's measure, since many are zero. (After Adafactor's relative step
+    sizes, Shazeer & Stern 2018, arXiv:1804.04235.)
+    """
+    groups: list[dict[str, object]] = []
+    for layer in layers.values():
+        size = float(layer.weight.detach().square().mean().sqrt())
+        groups.append({"params": list(layer.parameters()), "lr": lr * size})
+    return groups
+
+
+class Pin:
+    """Keeps what ``layers`` answer to some prompts as it was, by confining every change to their null space.
+
+    A layer's change ΔW leaves an input x alone if ΔW x = 0. With the inputs of the pinned prompts stacked in X,
+    ΔW is projected onto the complement of X's span (the null-space constraint of AlphaEdit, Fang et al. 2024,
+    arXiv:2410.02355, and SPEED, arXiv:2503.07392): ΔW − (ΔW V) Vᵀ, V the few directions of the span [d, r]. A bias is
+    a weight on 1 where the layer has one. If every edited layer obeys, the pinned states cannot move.
+    """
+
+    @torch.no_grad()
+    def __init__(self, layers: Mapping[str, nn.Linear], tolerance: float = 1e-3) -> None:
+        """Directions below ``tolerance`` × the strongest stay free."""
+        self.layers, self.tolerance = dict(layers), tolerance
+        self.before = {n: [p.detach().clone() for p in layer.parameters()] for n, layer in layers.items()}
+        self.seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+        self.span: dict[str, Tensor] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Pin what the layers are given in this block; say with ``at`` which positions of each call count."""
+
+        def keep(name: str, x: Tensor) -> None:
+            self.seen[name].append(x[self.real.to(x.device)].double())
+
+        hooks = [
+            layer.register_forward_hook(lambda _m, args, _out, name=name: keep(name, args[0]))
+            for name, layer in self.layers.items()
+        ]
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name, layer in self.layers.items():
+            x = torch.cat(self.seen.pop(name))
+            if layer.bias is not None:
+                x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+            _, s, v = torch.linalg.svd(x, full_matrices=False)
+            self.span[name] = v[s > self.tolerance * s[0]].T.float()
+
+    def at(self, tokens: Tokens, masked: bool) -> None:
+        """The next call is of these tokens; padding counts where it is not masked."""
+        self.real = tokens.mask.bool() if masked else torch.ones_like(tokens.mask).bool()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Project the change made so far, in place."""
+        for name, layer in self.layers.items():
+            weight, *bias = self.before[name]
+            change = layer.weight - weight
+            if bias:
+                change = torch.cat([change, (layer.bias - bias[0])[:, None]], 1)
+            change -= (change @ self.span[name]) @ self.span[name].T
+            if bias:
+                layer.bias.copy_(bias[0] + change[:, -1])
+                change = change[:, :-1]
+            layer.weight.copy_(weight + change)
+
+
+def stored_like(seat: Seat, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """canonical name → tensor, as the seat's files name and round them: what is measured is what is shipped."""
+    return {
+        seat.stored[name]: tensor.detach().to("cpu", seat.get(name).dtype).contiguous()
+        for name, tensor in changed.items()
+    }

@@ -1,0 +1,66 @@
+"""A text encoder from a folder of config.json and safetensors, complete and unaltered or not at all."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .errors import EncoderError
+
+
+def load_torch(folder: Path, architecture: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The encoder in a folder as the transformers class ``architecture``, in ``dtype`` or as it is stored.
+
+    Raises EncoderError for tensors that are missing, unexpected, of another shape or not finite: transformers would
+    make them up or drop them with a warning.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise EncoderError(f"no .safetensors in {folder}: other formats can run code and are not read")
+    kind: Any = getattr(transformers, architecture)
+    try:
+        with quiet():
+            encoder, info = kind.from_pretrained(
+                folder,
+                dtype=dtype or "auto",
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they come back in the info, to be refused by name
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise EncoderError(f"cannot load {folder}: {one_line(error)}") from error
+    for fault in ("missing", "unexpected", "mismatched"):
+        keys = [key[0] if isinstance(key, tuple) else key for key in info[f"{fault}_keys"]]
+        keys = sorted(key for key in keys if not key.endswith("position_ids"))  # a buffer in old checkpoints
+        if keys:
+            raise EncoderError(
+                f"{folder} is no complete {architecture}: {len(keys)} {fault} tensors, the first is {keys[0]}"
+            )
+    for key, tensor in encoder.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise EncoderError(f"{key} in {folder} has values that are not finite: the file is damaged")
+    return encoder.eval()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' bars and load reports; what they say is checked and raised."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
