@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from unlearn_export.denoising import denoising_loss, linear_layers
 
 from unlearn_export.base import Base, load_base
 from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.demo.world import STYLES
-from unlearn_export.denoising import denoising_loss, linear_layers
 from unlearn_export.erase import ErasedEncoder, erase
 from unlearn_export.erasers import Anchor, FewShotAscent, make_method
 from unlearn_export.errors import BaseError, ImagesError, UsageError

@@ -53,7 +53,9 @@ class Artifact:
             raise ArtifactError(f"{path} is no artifact: {RECIPE} is missing")
         version = artifact.recipe.get("format")
         if version not in READABLE:
-            raise ArtifactError(f"{path} has format {version!r}, this version reads up to {FORMAT}: update unlearn-export")
+            raise ArtifactError(
+                f"{path} has format {version!r}, this version reads up to {FORMAT}: update unlearn-export"
+            )
         return artifact
 
     @property
@@ -114,7 +116,6 @@ class Artifact:
             if sha256(self.path / name) != expected[name]:
                 raise ArtifactError(f"{name} in {self.path} was altered: its sha256 is not the manifest's")
         return len(present)
-
 
     def _check_tensors(self) -> None:
         """Raise ArtifactError unless every encoder has just the tensors that its base had."""

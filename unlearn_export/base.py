@@ -169,7 +169,9 @@ class Base:
         Raises UsageError for an encoder alone, BaseError for a pipeline that is incomplete.
         """
         if self.open_pipeline is None:
-            raise UsageError(f"{self.source} is an encoder alone and draws nothing: give the pipeline's folder as --base")
+            raise UsageError(
+                f"{self.source} is an encoder alone and draws nothing: give the pipeline's folder as --base"
+            )
         pipeline = self.open_pipeline(self.encoders)
         pipeline.set_progress_bar_config(disable=True)
         _check_filled(self.source, pipeline)
@@ -231,7 +233,9 @@ def load_base(
     if source and folder.is_dir():
         return _local(folder, f"./{folder.resolve().name}", None, device, readers)
     if source.endswith((".safetensors", ".ckpt", ".pt", ".bin")):
-        raise BaseError(f"{source} is one file: give the folder of a diffusers pipeline, or of an encoder with its tokenizer")
+        raise BaseError(
+            f"{source} is one file: give the folder of a diffusers pipeline, or of an encoder with its tokenizer"
+        )
     folder, commit = download(source, revision, ABOUT)
     wanted = []
     for part in _parts(folder, source):
@@ -260,7 +264,11 @@ def _local(folder: Path, source: str, revision: str | None, device: str, readers
         licensed = folder
 
         def open_pipeline(encoders: Mapping[str, PreTrainedModel]) -> Any:
-            where = folder if revision is None else download(source, revision, ["*.json", "*.safetensors", "*.txt", "*.model"])[0]
+            where = (
+                folder
+                if revision is None
+                else download(source, revision, ["*.json", "*.safetensors", "*.txt", "*.model"])[0]
+            )
             return _pipeline(where, source, kind, index, encoders)
 
     elif (folder / "config.json").is_file():
@@ -409,7 +417,9 @@ def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"cannot use the device {device!r}: {one_line(error)}; --device cpu works everywhere") from error
+        raise UsageError(
+            f"cannot use the device {device!r}: {one_line(error)}; --device cpu works everywhere"
+        ) from error
 
 
 def _to(part: Any, device: str) -> Any:

@@ -59,7 +59,9 @@ class Edit:
         """Both as one. Raises EncoderError unless ``later`` was made on the result of this one."""
         for seat, name in later.parent.items():
             if self.result.get(seat, name) != name:
-                raise EncoderError(f"the later edit applies to {name[:12]}, not to {self.result[seat][:12]}: redo it there")
+                raise EncoderError(
+                    f"the later edit applies to {name[:12]}, not to {self.result[seat][:12]}: redo it there"
+                )
         seats = dict.fromkeys((*self.tensors, *later.tensors))
         return Edit(
             {**later.parent, **self.parent},
@@ -84,5 +86,5 @@ def _after(parent: str, tensors: Tensors) -> str:
     digest = hashlib.sha256(parent.encode())
     for key, tensor in sorted(tensors.items()):
         digest.update(key.encode())
-        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -11,13 +11,13 @@ from torch import Tensor
 from .artifact import write_json
 from .base import Base
 from .concept import TEMPLATES, Concept
-from .neighbours import anchors, neighbours
 from .errors import UnlearnExportError, UsageError
 from .evaluation import known_as
 from .evaluation.rates import Rate
 from .evaluation.samples import Ask, draw, to_images
 from .evaluation.scorer import Scorer
 from .media import contact_sheet, save_image
+from .neighbours import anchors, neighbours
 from .plan import write_plan
 
 FORMAT = 1

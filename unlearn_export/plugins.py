@@ -44,9 +44,7 @@ def found(kind: str) -> dict[str, Callable[[], Any]]:
 
     Raises UnlearnExportError for two parts of one name.
     """
-    parts: dict[str, Callable[[], Any]] = {
-        name: functools.partial(_ours, where) for name, where in OURS[kind].items()
-    }
+    parts: dict[str, Callable[[], Any]] = {name: functools.partial(_ours, where) for name, where in OURS[kind].items()}
     for entry in entry_points(group=f"unlearn_export.{kind}"):
         if entry.name in parts:
             raise UnlearnExportError(f"two {kind} are called {entry.name!r}: uninstall {entry.value} or the other one")

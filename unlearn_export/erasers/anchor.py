@@ -42,7 +42,7 @@ class Anchor:
 
     depth: int = option(1, "layers of the encoder that are fitted, from the first on")
     steps: int = option(0, "optimizer steps; 0 takes 200, and fewer where a layer is large (see `steps_for`)")
-    lr: float = option(0.03, "step of a weight, in root mean squares of its matrix")
+    lr: float = option(0.5, "most that a step may change what a matrix answers, relative to that")
     batch: int = option(0, "prompts of each sort in a step; 0 takes 16, and fewer where a layer is large")
     keep: float = option(4.0, "weight of the prompts that must stay")
     pool: int = option(0, "prompts of each sort, drawn from throughout; 0 takes 512, or 8 for each prompt of a batch")
@@ -112,12 +112,16 @@ def sizes_for(parameters: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One reader's view of the pool. fit: [n, length] bool, the positions that count. wanted: [n, length, d]."""
+    """One reader's view of the pool. fit: [n, length] bool, the positions that count. wanted: [n, length, d].
+
+    way: mean square distance from the concepts' states to what they are to become, the measure of all errors.
+    """
 
     contract: ReaderContract
     tokens: Tokens
     fit: Tensor
     wanted: Tensor
+    way: float
 
 
 class _Fit:
@@ -157,21 +161,22 @@ class _Fit:
         moved = torch.cat([self._states(meant[i : i + 32], contract) for i in range(0, n, 32)])
         to = places(asked[:n], meant).to(moved.device)
         moved = moved.gather(1, to[..., None].expand(-1, -1, moved.shape[-1]))
-        return _Reading(contract, asked, counted(asked, contract), torch.cat([moved, *kept]))
+        fit, few = counted(asked, contract), slice(0, min(n, 64))
+        apart = (self._states(asked[few], contract) - moved[few]).square().mean(-1)[fit[few].to(moved.device)]
+        return _Reading(contract, asked, fit, torch.cat([moved, *kept]), float(apart.mean()))
 
     def _states(self, tokens: Tokens, contract: ReaderContract) -> Tensor:
         return self.family.residual(self.model, tokens.to(self.device), contract.mask, self.depth)
 
     def _loss(self, reading: _Reading, i: Tensor, j: Tensor) -> Tensor:
-        """i: rows about the concepts, j: rows about other things. Relative to how far states differ at all."""
+        """i: rows about the concepts, j: rows about other things. 1 where nothing has moved, in units of the way to go."""
         rows = torch.cat([i, self.pool + j])
         tokens, fit = reading.tokens[rows], reading.fit[rows]
         length = self._length(tokens, reading)
         tokens, fit = tokens.cut(length), fit[:, :length].to(self.device)
         error = (self._states(tokens, reading.contract) - reading.wanted[rows, :length]).square().mean(-1)
-        spread = reading.wanted[rows, :length][fit].var(0).mean()
         parts = [(error[s] * fit[s]).sum() / fit[s].sum() for s in (slice(len(i)), slice(len(i), None))]
-        return (parts[0] + self.method.keep * parts[1]) / spread
+        return (parts[0] + self.method.keep * parts[1]) / reading.way
 
     def _length(self, tokens: Tokens, reading: _Reading) -> int:
         """How many positions to compute. Causal states do not depend on what follows: padding is looked at in full
@@ -195,7 +200,7 @@ class _Fit:
             tokens, fit, wanted = reading.tokens[rows], reading.fit[rows].to(self.device), reading.wanted[rows]
             error = (self._states(tokens, reading.contract) - wanted).square().mean(-1)
             parts = [(error[s] * fit[s]).sum() / fit[s].sum() for s in (slice(i), slice(i, None))]
-            found += float((parts[0] + self.method.keep * parts[1]) / wanted[fit].var(0).mean())
+            found += float((parts[0] + self.method.keep * parts[1]) / reading.way)
         return found / len(self.readings)
 
     def run(self, tell: Callable[[int, int, float], None]) -> tuple[dict[str, Tensor], tuple[float, float]]:

@@ -35,7 +35,7 @@ class FewShotAscent:
     images: int = option(4, "pictures of each concept to draw where --images brings none")
     steps: int = option(60, "most optimizer steps")
     stop: float = option(1.5, "loss over the empty prompt's at which it is done; higher erases more, of the others too")
-    lr: float = option(0.015, "step of a weight, in root mean squares of its matrix")
+    lr: float = option(0.25, "most that a step may change what a matrix answers, relative to that")
     batch: int = option(2, "pictures in a step")
     parts: tuple[str, ...] = option(("mlp", "last-attention"), "layers that may change: mlp, attention, last-attention")
 

@@ -24,16 +24,18 @@ def only_trainable(encoder: nn.Module, layers: Mapping[str, nn.Linear]) -> Itera
 
 
 def relative_steps(layers: Mapping[str, nn.Linear], lr: float) -> list[dict[str, object]]:
-    """Adam's parameter groups in which a step moves a weight by ``lr`` times the root mean square of its matrix.
+    """Adam's parameter groups in which a step changes what a matrix answers by a share of about ``lr`` at most.
 
-    Adam's steps are as large as the learning rate whatever the gradient, so one rate for all widths and scales is too
-    much for some encoder; a bias steps by its matrix's measure, since many are zero. (After Adafactor's relative step
-    sizes, Shazeer & Stern 2018, arXiv:1804.04235.)
+    Adam moves every weight by the learning rate whatever the gradient, so one rate for all widths and scales is too
+    much for some encoder. Steps of one sign on n inputs add up to √n times what random weights of that size do, so
+    a weight moves by lr · rms(W) / √n (relative steps as in Adafactor, Shazeer & Stern 2018, arXiv:1804.04235; the
+    width as in maximal update parametrisation, Yang et al. 2022, arXiv:2203.03466). A bias steps as its matrix does,
+    since many are zero.
     """
     groups: list[dict[str, object]] = []
     for layer in layers.values():
         size = float(layer.weight.detach().square().mean().sqrt())
-        groups.append({"params": list(layer.parameters()), "lr": lr * size})
+        groups.append({"params": list(layer.parameters()), "lr": lr * size / layer.in_features**0.5})
     return groups
 
 

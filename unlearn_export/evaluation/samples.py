@@ -17,7 +17,9 @@ __all__ = ["Ask", "draw", "to_images", "with_encoder"]
 OnBatch = Callable[[int, int], None]  # samples done, samples in all
 
 
-def with_encoder(pipeline: DiffusionPipeline, encoder: PreTrainedModel | Mapping[str, PreTrainedModel]) -> DiffusionPipeline:
+def with_encoder(
+    pipeline: DiffusionPipeline, encoder: PreTrainedModel | Mapping[str, PreTrainedModel]
+) -> DiffusionPipeline:
     """The same pipeline reading other encoders, by seat, or another one; all other weights are shared."""
     return seated(pipeline, encoder if isinstance(encoder, Mapping) else {"text_encoder": encoder})
 

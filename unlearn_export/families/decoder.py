@@ -1,6 +1,8 @@
 """Decoder language models that read prompts for video models: Llama, Qwen and Gemma, alone or within a
 vision-language model, of which only the language part is edited."""
 
+from typing import ClassVar
+
 from transformers import (
     Gemma2Model,
     Gemma3TextModel,
@@ -19,7 +21,7 @@ class Llama(EncoderFamily):
     """Llama 3 (HunyuanVideo 1.0, FramePack)."""
 
     name = "llama"
-    architectures = ("LlamaModel", "LlamaForCausalLM")
+    architectures: ClassVar[tuple[str, ...]] = ("LlamaModel", "LlamaForCausalLM")
     text_class = LlamaModel
     causal = True
     prefixes = LAYOUTS
@@ -29,7 +31,11 @@ class Qwen25VL(Llama):
     """Qwen2.5-VL's language model (HunyuanVideo 1.5, Kandinsky 5, Qwen-Image): biases on q, k and v."""
 
     name = "qwen2.5-vl"
-    architectures = ("Qwen2_5_VLTextModel", "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLModel")
+    architectures: ClassVar[tuple[str, ...]] = (
+        "Qwen2_5_VLTextModel",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen2_5_VLModel",
+    )
     text_class = Qwen2_5_VLTextModel
 
 
@@ -37,7 +43,7 @@ class Qwen3(Llama):
     """Qwen3: norms on queries and keys."""
 
     name = "qwen3"
-    architectures = ("Qwen3Model", "Qwen3ForCausalLM")
+    architectures: ClassVar[tuple[str, ...]] = ("Qwen3Model", "Qwen3ForCausalLM")
     text_class = Qwen3Model
 
 
@@ -45,7 +51,7 @@ class Gemma2(Llama):
     """Gemma 2 (SANA and SANA-Video): a norm after each projection, soft-capped scores, sliding windows."""
 
     name = "gemma2"
-    architectures = ("Gemma2Model", "Gemma2ForCausalLM")
+    architectures: ClassVar[tuple[str, ...]] = ("Gemma2Model", "Gemma2ForCausalLM")
     text_class = Gemma2Model
 
 
@@ -53,5 +59,10 @@ class Gemma3(Gemma2):
     """Gemma 3's language model (LTX-2, which reads all states, the raw embeddings among them)."""
 
     name = "gemma3"
-    architectures = ("Gemma3ForConditionalGeneration", "Gemma3TextModel", "Gemma3ForCausalLM", "Gemma3Model")
+    architectures: ClassVar[tuple[str, ...]] = (
+        "Gemma3ForConditionalGeneration",
+        "Gemma3TextModel",
+        "Gemma3ForCausalLM",
+        "Gemma3Model",
+    )
     text_class = Gemma3TextModel

@@ -38,7 +38,7 @@ class Relearn:
     pictures: int = 4
     steps: int = 50
     batch: int = 4
-    lr: float = 1e-3  # step of a weight, in root mean squares of its matrix
+    lr: float = 0.02  # most that a step may change what a matrix answers, relative to that
     images: int = 16  # at each of the counted steps
 
     def refuses(self, base: Base, target: Target) -> str:
