@@ -1,0 +1,1 @@
+"""The families of text encoders, and how the pipelines read them."""
