@@ -1,5 +1,8 @@
 """T5 v1.1 and UMT5 encoders: bidirectional, relative positions, no biases, a norm above the last layer."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from transformers import T5EncoderModel, UMT5EncoderModel
 
 from .family import EncoderFamily
@@ -15,7 +18,7 @@ class T5(EncoderFamily):
     text_class = T5EncoderModel
     causal = False
     stack = "encoder.block"
-    parts = {"mlp": ".DenseReluDense.", "attention": ".SelfAttention."}
+    parts: ClassVar[Mapping[str, str]] = {"mlp": ".DenseReluDense.", "attention": ".SelfAttention."}
     embedding = "shared.weight"
     depth_field = "num_layers"
 
