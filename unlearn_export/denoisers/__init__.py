@@ -29,10 +29,10 @@ def denoiser_of(pipeline: Any, *, side: int | None = None, guidance: float | Non
     answer = config.get("prediction_type")
     if type(pipeline.scheduler).__name__.startswith("FlowMatch"):
         answer = "flow_prediction"
-    elif "beta_schedule" not in config:
+    elif "beta_schedule" not in config or config.get("timestep_type") == "continuous":
         raise UsageError(
-            f"no denoising loss behind a {type(pipeline.scheduler).__name__}: few-shot needs a DDPM or flow schedule; "
-            "or use --method anchor"
+            f"no denoising loss behind a {type(pipeline.scheduler).__name__}: few-shot needs a DDPM or flow schedule, or "
+            "use --method anchor"
         )
     if answer not in _ANSWERS:
         raise UsageError(f"this base predicts {answer!r}: few-shot needs {', '.join(_ANSWERS)}; or use --method anchor")

@@ -70,7 +70,7 @@ class Denoiser(ABC):
         if vae.config.get("latents_mean") is not None and vae.config.get("latents_std") is not None:
             shape = (-1, *[1] * (z.ndim - 2))
             shift, deviation = (z.new_tensor(vae.config[n]).view(shape) for n in ("latents_mean", "latents_std"))
-        return (z - shift) / deviation * vae.config.get("scaling_factor", 1.0)
+        return ((z - shift) / deviation * vae.config.get("scaling_factor", 1.0)).float()
 
     def sample(self, prompts: Sequence[str], *, steps: int, generator: torch.Generator) -> Tensor:
         """Latents [n, *latent_shape] of pictures that the pipeline draws; they never become pixels."""
