@@ -1,5 +1,6 @@
 """Anchor alignment: the concept's prompts come to mean another thing's, everything else stays."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -187,6 +188,13 @@ class _Fit:
             return full
         return min(full, int(tokens.mask.sum(1).max()) + 1 + self._dice(8))
 
+    def _schedule(self, step: int) -> float:
+        """A tenth of the steps to warm up, then down to nothing along a cosine."""
+        warm = max(1, self.steps // 10)
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, self.steps - warm))
+
     def _dice(self, n: int) -> int:
         return int(torch.randint(n, (1,), generator=self.generator))
 
@@ -211,26 +219,30 @@ class _Fit:
         groups: Any = relative_steps(self.layers, self.method.lr)
         with only_trainable(self.model, self.layers) as params:
             optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
-            warm = max(0.1, 2 / (self.steps + 1))
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, [g["lr"] for g in groups], total_steps=self.steps + 1, pct_start=warm
-            )
+            rates, calm = [g["lr"] for g in optimizer.param_groups], 1.0
             first = self._check()
             best, kept = first, [p.detach().clone() for p in params]
             for step in range(self.steps):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * calm * self._schedule(step)
                 i = count + torch.randint(free[0], (self.batch,), generator=self.generator)
                 j = 2 * count + torch.randint(free[1], (2 * self.batch,), generator=self.generator)
                 loss = self._loss(self.readings[step % len(self.readings)], i, j)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                schedule.step()
                 self.pin.apply()
                 tell(step + 1, self.steps, loss.item())
                 if (step + 1) % max(1, self.steps // CHECKS) == 0 or step + 1 == self.steps:
                     reached = self._check()
                     if reached < best:
                         best, kept = reached, [p.detach().clone() for p in params]
+                    elif not reached < 1.5 * best:  # astray: back to the best, in smaller steps
+                        calm /= 3
+                        optimizer.state.clear()
+                        with torch.no_grad():
+                            for p, known in zip(params, kept, strict=True):
+                                p.copy_(known)
         if not best < first:
             raise DivergedError(
                 f"the fit of {self.seat.name} ends no better than it began (loss {first:.3g}): nothing was written; "
