@@ -8,13 +8,14 @@ import torch
 from transformers import PreTrainedModel
 
 from unlearn_export.base import Base, load_base
-from unlearn_export.concept import KINDS, TEMPLATES, Concept, Kind
+from unlearn_export.concept import KINDS, Concept, Kind
 from unlearn_export.demo import VOCABULARY
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
 from unlearn_export.erasers.anchor import Prompts, anchors, neighbours
 from unlearn_export.errors import UsageError
+from unlearn_export.phrasing import TEMPLATES
 from unlearn_export.vocabulary import GENERAL
 
 SUBJECTS = ("cat", "car", "robot", "banana", "key", "frog", "pizza", "baby", "guitar")

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
+from . import phrasing
 from .artifact import Artifact, read_json, sha256, still_seen
 from .errors import ArtifactError
 
@@ -25,7 +26,6 @@ LICENSES = """
     lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense
     zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma"""
 RATES = {"erased": "Erased, still seen", "others": "Others", "holdout": "Held out", "styles": "Styles of the others"}
-PROMPTS = {"object": "a picture of a {}", "style": "a picture in the style of {}"}
 DEMO_NAME = "the demo base of unlearn-export"
 
 
@@ -67,7 +67,7 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "base": DEMO_NAME if source == "demo" else _public(source),
         "width": read_json(artifact.path / "text_encoder/config.json")["hidden_size"],
         "has_onnx": artifact.has_onnx,
-        "prompt": PROMPTS.get(first["kind"], "a picture of {}").format(first["name"]),
+        "prompt": phrasing.example(first["kind"], first["name"]),
         "report": report,
         "still_seen": still_seen(report),
         "probe": read_json(probe) if (probe := artifact.path / "unlearning/probe.json").is_file() else None,
