@@ -62,7 +62,7 @@ class Prompts:
     def _frame(self, template: str, style: bool) -> str:
         """A template with a context, and a style or, for a style's own prompts, a subject."""
         if style:
-            if self._index(4):  # "a pizza in the style of {}"
+            if self._index(4):  # on a subject
                 template = styled(self._pick(self.subjects), self._index(2))
         elif self.styles and self._index(2):
             template = in_style(template, self._pick(self.styles))
