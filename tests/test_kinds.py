@@ -62,7 +62,7 @@ def test_a_style_goes_and_what_is_drawn_in_it_stays(base: Base, scorer: DemoScor
     assert style <= 0.1
     assert concept >= 0.8
     assert min(seen(base, erased.encoder, scorer, flat)) >= 0.8
-    assert erased.recipe["concepts"][0]["anchor"] in ("flat", "glossy")
+    assert erased.recipe.concepts[0].anchor in ("flat", "glossy")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ghost", "character"), ("princess", "person")])
@@ -73,7 +73,7 @@ def test_a_character_and_a_person_go(name: str, kind: Kind, base: Base, scorer: 
     assert seen(base, base.encoder, scorer, own)[0] >= 0.8  # the control
     assert seen(base, erased.encoder, scorer, own)[0] <= 0.1
     assert min(seen(base, erased.encoder, scorer, others)) >= 0.8
-    anchor = erased.recipe["concepts"][0]["anchor"]
+    anchor = erased.recipe.concepts[0].anchor
     assert VOCABULARY.groups[anchor] == VOCABULARY.groups[name]
     assert anchor not in Concept(name, kind).names
 

@@ -44,12 +44,12 @@ def render_report(artifact: Artifact) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "interval": _interval, "curve": _curve}
-    report = artifact.evaluation or {}
+    recipe, report = artifact.recipe, artifact.evaluation or {}
     values = figures(report)
     probe = artifact.path / PROBE
     return environment.get_template(TEMPLATE).render(
-        names=[c["name"] for c in artifact.recipe["concepts"]],
-        recipe=artifact.recipe,
+        names=[c.name for c in recipe.concepts],
+        recipe=recipe,
         report=report,
         still_seen=still_seen(report),
         figures={name: (values[name], MEANING[name]) for name in MEANING if values[name] is not None},
