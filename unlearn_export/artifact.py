@@ -39,7 +39,6 @@ __all__ = [
 
 RECIPE = "unlearning/recipe.json"
 EVALUATION = "unlearning/evaluation.json"
-MOST = 0.1  # an erased concept that is seen more often is told as a failure, whatever the gates
 MANIFEST = "unlearning/manifest.json"
 CARD = "README.md"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -255,10 +254,3 @@ def write_text(path: Path, text: str) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def still_seen(report: dict[str, Any] | None) -> float:
-    """How often the erased concept is seen after the edit in the worst pipeline, where that is above ``MOST``; else 0."""
-    rates = [p["after"]["erased"]["rate"] or 0.0 for p in report["pipelines"].values()] if report else []
-    worst = max(rates, default=0.0)
-    return worst if worst > MOST else 0.0

@@ -11,8 +11,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from . import phrasing
-from .artifact import Artifact, read_json, sha256, still_seen
+from .artifact import Artifact, read_json, sha256
 from .errors import ArtifactError
+from .evaluation.gates import not_erased
 from .recipe import BaseRecord, Recipe
 
 TEMPLATE = "erased_encoder.md.jinja"  # in the folder of templates, model_cards
@@ -70,7 +71,7 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "has_onnx": artifact.has_onnx,
         "prompt": phrasing.example(first.kind, first.name),
         "report": report,
-        "still_seen": still_seen(report),
+        "not_erased": not_erased(report),
         "probe": read_json(probe) if (probe := artifact.path / "unlearning/probe.json").is_file() else None,
         "pipelines": {_public(name): rates for name, rates in pipelines.items()},
         "rates": {k: v for k, v in RATES.items() if any(p["before"][k]["n"] for p in pipelines.values())},

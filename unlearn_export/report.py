@@ -7,9 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .artifact import Artifact, read_json, still_seen, write_text
+from .artifact import Artifact, read_json, write_text
 from .evaluation import picture_files
-from .evaluation.gates import MEANING, figures
+from .evaluation.gates import MEANING, figures, not_erased
 
 TEMPLATE = "report.html.jinja"
 REPORT = "unlearning/report.html"
@@ -51,7 +51,7 @@ def render_report(artifact: Artifact) -> str:
         names=[c.name for c in recipe.concepts],
         recipe=recipe,
         report=report,
-        still_seen=still_seen(report),
+        not_erased=not_erased(report),
         figures={name: (values[name], MEANING[name]) for name in MEANING if values[name] is not None},
         rates=RATES,
         variants=VARIANTS,

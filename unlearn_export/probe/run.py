@@ -46,7 +46,7 @@ ATTACKS: dict[str, type[Any]] = {
     )
 }
 BUDGETS = ("quick", "default", "thorough")
-STATED = (
+NEVER_SCORED = (
     {
         "name": "original encoder",
         "text": "Whoever can load the base's own text encoder undoes the edit in one line; control by hash what runs.",
@@ -159,7 +159,7 @@ def probe(
         "targets": [t.name for t in targets],
         "attacks": results,
         "skipped": {name: sorted(set(reasons)) for name, reasons in skipped.items()},
-        "stated": list(STATED),
+        "stated": list(NEVER_SCORED),
         "seconds": round(sum(part["seconds"] for r in results for part in r["spent"].values()), 2),
     }
     return Probe(report)
