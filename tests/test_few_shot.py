@@ -13,7 +13,7 @@ from unlearn_export.base import Base, load_base
 from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.demo.world import STYLES
-from unlearn_export.erase import ErasedEncoder, erase
+from unlearn_export.erase import Erased, erase
 from unlearn_export.erasers import FewShotAscent
 from unlearn_export.errors import ImagesError, UsageError
 
@@ -26,7 +26,7 @@ def base() -> Base:
 
 
 @pytest.fixture(scope="module")
-def erased(base: Base) -> ErasedEncoder:
+def erased(base: Base) -> Erased:
     return erase(base, [Concept("pizza")], FewShotAscent())
 
 
@@ -65,12 +65,12 @@ def digest(encoder: PreTrainedModel) -> str:
     return hashlib.sha256(b"".join(t.numpy().tobytes() for _, t in sorted(encoder.state_dict().items()))).hexdigest()
 
 
-def test_the_concept_is_drawn_no_more(base: Base, erased: ErasedEncoder) -> None:
+def test_the_concept_is_drawn_no_more(base: Base, erased: Erased) -> None:
     assert hits(base, base.encoder) >= 0.8  # the control
     assert hits(base, erased.encoder) <= 0.6  # over four seeds: 0, 0, 0, 0.44
 
 
-def test_the_empty_prompt_is_pinned(base: Base, erased: ErasedEncoder) -> None:
+def test_the_empty_prompt_is_pinned(base: Base, erased: Erased) -> None:
     assert moved(base, erased.encoder, "a picture of a pizza") > 0.1  # the control: the edit did move something
     assert moved(base, erased.encoder, "") < 2e-3
 

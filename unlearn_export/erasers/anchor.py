@@ -42,7 +42,7 @@ class Anchor:
 
     depth: int = option(1, "layers of the encoder that are fitted, from the first on")
     steps: int = option(0, "optimizer steps; 0 takes 200, and fewer where a layer is large (see `steps_for`)")
-    lr: float = option(0.5, "most that a step may change what a matrix answers, relative to that")
+    lr: float = option(1.0, "most that a step may change what a matrix answers, relative to that")
     batch: int = option(0, "prompts of each sort in a step; 0 takes 16, and fewer where a layer is large")
     keep: float = option(4.0, "weight of the prompts that must stay")
     pool: int = option(0, "prompts of each sort, drawn from throughout; 0 takes 512, or 8 for each prompt of a batch")

@@ -45,7 +45,8 @@ class Pin:
     A layer's change ΔW leaves an input x alone if ΔW x = 0. With the inputs of the pinned prompts stacked in X,
     ΔW is projected onto the complement of X's span (the null-space constraint of AlphaEdit, Fang et al. 2024,
     arXiv:2410.02355, and SPEED, arXiv:2503.07392): ΔW − (ΔW V) Vᵀ, V the few directions of the span [d, r]. A bias is
-    a weight on 1 where the layer has one. If every edited layer obeys, the pinned states cannot move.
+    a weight on 1 where the layer has one. If every edited layer obeys, the pinned states cannot move. At most three
+    quarters of a layer's inputs are taken, the strongest, so that a small one can learn at all.
     """
 
     @torch.no_grad()
@@ -78,7 +79,8 @@ class Pin:
             if layer.bias is not None:
                 x = torch.cat([x, x.new_ones(len(x), 1)], 1)
             _, s, v = torch.linalg.svd(x, full_matrices=False)
-            self.span[name] = v[s > self.tolerance * s[0]].T.float()
+            strong = v[s > self.tolerance * s[0]]
+            self.span[name] = strong[: 3 * layer.in_features // 4].T.float()
 
     def at(self, tokens: Tokens, masked: bool) -> None:
         """The next call is of these tokens; padding counts where it is not masked."""

@@ -5,6 +5,7 @@ under the prompt template that it writes. A row of ``CONTRACTS`` says what that 
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,8 +33,8 @@ class ReaderContract:
     cut: how a prompt that is too long is cut: its "tokens", or first its "text" by the length of what is too much.
     fill: rows are padded to the full "length" or to the "longest" row. padding: on which side.
     mask: the attention mask is given to the encoder; without it padding attends like words.
-    reads: what reaches the denoiser: "all" positions, padding too; those under the "mask", the padded part zeroed, cut
-        or masked; "mask+1", also the first padded one.
+    reads: what the denoiser heeds: "all" positions, padding too, or those under the "mask", the padded part zeroed, cut
+        or masked.
     layers: indices into ``hidden_states``, -1 being the state after the final norm (for CLIP, that is
         ``last_hidden_state`` and not ``hidden_states[-1]``; see ``tokens.final_states``). "all": every layer's.
         (): none, the pooled vector alone is read.
@@ -61,7 +62,7 @@ class ReaderContract:
     fill: Literal["length", "longest"] = "length"
     padding: Literal["left", "right"] = "right"
     mask: bool = True
-    reads: Literal["all", "mask", "mask+1"] = "mask"
+    reads: Literal["all", "mask"] = "mask"
     layers: tuple[int, ...] | Literal["all"] = (-1,)
     join: Literal["concatenated", "interleaved"] = "concatenated"
     standardised: bool = False
@@ -258,7 +259,7 @@ CONTRACTS: tuple[ReaderContract, ...] = (
         length=512,
         clean="caption",
     ),
-    ReaderContract(
+    ReaderContract(  # a single prompt is cut to its length, several are padded with zeros
         pipelines=("LattePipeline",),
         seat="text_encoder",
         tokenizer="tokenizer",
@@ -308,14 +309,14 @@ CONTRACTS: tuple[ReaderContract, ...] = (
         video=False,
         unedited=("text_encoder and text_encoder_2 (CLIP-L, bigG): their states and pooled vectors",),
     ),
-    ReaderContract(
+    ReaderContract(  # its mask of ones and zeros is added to the denoiser's attention scores: padding is read, if less
         pipelines=("ChromaPipeline", "ChromaImg2ImgPipeline"),
         seat="text_encoder",
         tokenizer="tokenizer",
         architectures=_T5,
         weights=T5_XXL,
         length=512,
-        reads="mask+1",
+        reads="all",
         video=False,
     ),
     ReaderContract(
@@ -325,7 +326,7 @@ CONTRACTS: tuple[ReaderContract, ...] = (
         architectures=_T5,
         weights=T5_XXL,
         length=256,
-        reads="mask+1",
+        reads="all",
         video=False,
     ),
     ReaderContract(
@@ -661,6 +662,11 @@ def readers_of(architecture: str) -> tuple[ReaderContract, ...]:
 
 
 def nearest(pipeline: str) -> str:
-    """The supported pipeline class whose name is most like this one."""
-    names = [name for contract in CONTRACTS for name in contract.pipelines]
-    return difflib.get_close_matches(pipeline, names, n=1, cutoff=0)[0]
+    """The supported pipeline class whose name is most like this one, in its words and its letters."""
+
+    def likeness(name: str) -> float:
+        words, wanted = (re.findall("[A-Z][a-z]*|[0-9]+", text) for text in (name, pipeline))
+        letters = difflib.SequenceMatcher(None, name, pipeline).ratio()
+        return letters + difflib.SequenceMatcher(None, words, wanted).ratio()
+
+    return max((name for contract in CONTRACTS for name in contract.pipelines), key=likeness)
