@@ -78,7 +78,7 @@ def test_the_edited_encoder_still_returns_every_hidden_state(base: Base, erased:
 
 
 def test_only_chosen_layers_change(base: Base, erased: Erased) -> None:
-    changed = erased.recipe["changed"]["tensors"]
+    changed = erased.recipe.changed.tensors
     assert changed and all(".layers.0." in name for name in changed)
 
 

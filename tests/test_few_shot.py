@@ -85,9 +85,9 @@ def test_a_seed_gives_the_same_bytes(base: Base) -> None:
 
 def test_a_folder_of_pictures_takes_the_place_of_the_bases_own(base: Base, pictures: Path) -> None:
     erased = erase(base, [Concept("pizza")], FewShotAscent(), images=pictures)
-    names = [source["file"] for source in erased.recipe["images"][0]]
+    names = [source["file"] for source in erased.recipe.images[0]]
     assert names == ["0.png", "1.png", "2.png", "3.png"]
-    assert erased.recipe["images"][0][0]["sha256"] == hashlib.sha256((pictures / "0.png").read_bytes()).hexdigest()
+    assert erased.recipe.images[0][0]["sha256"] == hashlib.sha256((pictures / "0.png").read_bytes()).hexdigest()
     # how much goes varies with the seed, from none of nine left to eight: only that something does is sure
     assert moved(base, erased.encoder, "a picture of a pizza") > 0.1
     assert moved(base, erased.encoder, "") < 2e-3
@@ -99,7 +99,7 @@ def test_several_concepts_have_a_folder_each(base: Base, pictures: Path, tmp_pat
     with pytest.raises(ImagesError, match="no folder 'cat'"):
         erase(base, both, FewShotAscent(steps=1), images=tmp_path)
     (tmp_path / "cat").symlink_to(pictures)
-    assert len(erase(base, both, FewShotAscent(steps=1), images=tmp_path).recipe["images"]) == 2
+    assert len(erase(base, both, FewShotAscent(steps=1), images=tmp_path).recipe.images) == 2
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from unlearn_export.base import Base, load_base
 from unlearn_export.bench import Bench
-from unlearn_export.concept import KINDS, TEMPLATES, Concept, Kind
+from unlearn_export.concept import KINDS, Concept, Kind
 from unlearn_export.demo import VOCABULARY
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
@@ -18,6 +18,7 @@ from unlearn_export.erasers.prompts import Prompts, places
 from unlearn_export.errors import UsageError
 from unlearn_export.families.tokens import tokenise
 from unlearn_export.neighbours import anchors, neighbours
+from unlearn_export.phrasing import TEMPLATES
 from unlearn_export.vocabulary import GENERAL
 
 SUBJECTS = ("cat", "car", "robot", "banana", "key", "frog", "pizza", "baby", "guitar")
@@ -64,7 +65,7 @@ def test_a_style_goes_and_what_is_drawn_in_it_stays(base: Base, scorer: DemoScor
     assert style <= 0.1
     assert concept >= 0.8
     assert min(seen(base, erased.encoder, scorer, flat)) >= 0.8
-    assert erased.recipe["concepts"][0]["anchor"] in ("flat", "glossy")
+    assert erased.recipe.concepts[0].anchor in ("flat", "glossy")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ghost", "character"), ("princess", "person")])
@@ -75,7 +76,7 @@ def test_a_character_and_a_person_go(name: str, kind: Kind, base: Base, scorer: 
     assert seen(base, base.encoder, scorer, own)[0] >= 0.8  # the control
     assert seen(base, erased.encoder, scorer, own)[0] <= 0.1
     assert min(seen(base, erased.encoder, scorer, others)) >= 0.8
-    anchor = erased.recipe["concepts"][0]["anchor"]
+    anchor = erased.recipe.concepts[0].anchor
     assert VOCABULARY.groups[anchor] == VOCABULARY.groups[name]
     assert anchor not in Concept(name, kind).names
 

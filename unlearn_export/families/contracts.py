@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from ..plugins import theirs
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReaderContract:
@@ -42,6 +44,7 @@ class ReaderContract:
     standardised: each state has its mean taken away and is divided by its standard deviation, over the features.
     pooled: the pooled vector is read (as well).
     embedding: the embedding's raw output, ``hidden_states[0]``, is among what is read.
+    bidirectional: a position sees those after it too. Of T5 and its kin that is known by the class's name.
     video: the pipelines draw videos, not pictures.
     unedited: other text paths of these pipelines, in words, that an edit of this seat does not reach.
     """
@@ -68,13 +71,14 @@ class ReaderContract:
     standardised: bool = False
     pooled: bool = False
     embedding: bool = False
+    bidirectional: bool = False
     video: bool = True
     unedited: tuple[str, ...] = ()
 
     @property
     def causal(self) -> bool:
-        """A position sees only those before it: so in every family but T5's."""
-        return not self.architectures[0].endswith("T5EncoderModel")
+        """A position sees only those before it: so in every family of ours but T5's."""
+        return not (self.bidirectional or self.architectures[0].endswith("T5EncoderModel"))
 
 
 T5_XXL = ("google/t5-v1_1-xxl",)
@@ -651,14 +655,19 @@ CONTRACTS: tuple[ReaderContract, ...] = (
 )
 
 
+def contracts() -> tuple[ReaderContract, ...]:
+    """The table, and the rows that other people's families bring (see ``EncoderFamily.contracts``)."""
+    return CONTRACTS + tuple(row for load in theirs("families").values() for row in load().contracts)
+
+
 def contracts_of(pipeline: str) -> tuple[ReaderContract, ...]:
     """The contract of each seat of a pipeline, by its class name; () if it is not supported (see ``nearest``)."""
-    return tuple(contract for contract in CONTRACTS if pipeline in contract.pipelines)
+    return tuple(contract for contract in contracts() if pipeline in contract.pipelines)
 
 
 def readers_of(architecture: str) -> tuple[ReaderContract, ...]:
     """Every contract in whose seat this transformers class sits. Whether the weights are the same is another matter."""
-    return tuple(contract for contract in CONTRACTS if architecture in contract.architectures)
+    return tuple(contract for contract in contracts() if architecture in contract.architectures)
 
 
 def nearest(pipeline: str) -> str:
@@ -669,4 +678,4 @@ def nearest(pipeline: str) -> str:
         letters = difflib.SequenceMatcher(None, name, pipeline).ratio()
         return letters + difflib.SequenceMatcher(None, words, wanted).ratio()
 
-    return max((name for contract in CONTRACTS for name in contract.pipelines), key=likeness)
+    return max((name for contract in contracts() for name in contract.pipelines), key=likeness)

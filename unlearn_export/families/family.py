@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import UsageError
+from .contracts import ReaderContract
 from .tokens import Tokens
 
 PARTS = ("mlp", "attention", "last-attention")
@@ -25,7 +26,9 @@ class EncoderFamily:
     ``architectures``: transformers' classes whose text part this is. ``text_class``: the one that is built of it.
     ``prefixes``: what a stored key may begin with before the canonical name, longest first. ``stack``: the way to the
     list of layers. ``parts``: what the names of the editable linear layers contain. ``embedding``: canonical name of
-    the token embedding; ``tied``: other names of the same tensor, which a file may hold in its stead or as well. ``causal``: whether a state depends on earlier tokens only.
+    the token embedding; ``tied``: other names of the same tensor, which a file may hold in its stead or as well.
+    ``causal``: whether a state depends on earlier tokens only. ``contracts``: how pipelines read it, where the table in
+    ``families.contracts`` does not say: a plug-in brings its own rows.
     """
 
     name: ClassVar[str]
@@ -38,6 +41,7 @@ class EncoderFamily:
     embedding: ClassVar[str] = "embed_tokens.weight"
     tied: ClassVar[tuple[str, ...]] = ()
     depth_field: ClassVar[str] = "num_hidden_layers"
+    contracts: ClassVar[tuple[ReaderContract, ...]] = ()
 
     @classmethod
     def text_config(cls, config: Any) -> Any:
