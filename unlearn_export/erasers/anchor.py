@@ -42,16 +42,16 @@ class Anchor:
     draws: ClassVar[bool] = False  # needs no denoiser
 
     depth: int = option(1, "layers of the encoder that are fitted, from the first on")
-    steps: int = option(0, "optimizer steps; 0 takes 200, and fewer where a layer is large (see `steps_for`)")
+    steps: int | None = option(None, "optimizer steps; by default 200, and fewer where a layer is large")
     lr: float = option(1.0, "most that a step may change what a matrix answers, relative to that")
-    batch: int = option(0, "prompts of each sort in a step; 0 takes 16, and fewer where a layer is large")
+    batch: int | None = option(None, "prompts of each sort in a step; by default 16, and fewer where a layer is large")
     keep: float = option(4.0, "weight of the prompts that must stay")
-    pool: int = option(0, "prompts of each sort, drawn from throughout; 0 takes 512, or 8 for each prompt of a batch")
+    pool: int | None = option(None, "prompts of each sort, drawn from throughout; by default 512, and fewer likewise")
     parts: tuple[str, ...] = option(("mlp", "attention"), "layers that may change: mlp, attention, last-attention")
     holdout: tuple[str, ...] = option((), "known concepts that the kept prompts must not name, to judge by")
 
     def __post_init__(self) -> None:
-        check_range(self, above=("depth", "lr"), least=("keep", "steps", "batch", "pool"))
+        check_range(self, above=("depth", "lr", "steps", "batch", "pool"), least=("keep",))
 
     def resolve(self, bench: Bench, concepts: Sequence[Concept]) -> list[Concept]:
         """Known synonyms become aliases, and a concept without an anchor takes a known neighbour (see ``anchors``).
@@ -189,8 +189,8 @@ class _Fit:
         return min(full, int(tokens.mask.sum(1).max()) + 1 + self._dice(8))
 
     def _schedule(self, step: int) -> float:
-        """A tenth of the steps to warm up, then down to nothing along a cosine."""
-        warm = max(1, self.steps // 10)
+        """A tenth of the steps, five at least, to warm up, then down to nothing along a cosine."""
+        warm = max(5, self.steps // 10)
         if step < warm:
             return (step + 1) / warm
         return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, self.steps - warm))
