@@ -75,18 +75,19 @@ def build(
     seed: int = 0,
     onnx: bool = True,
     evaluation: Assessment | None = None,
+    seats: Sequence[str] = (),
     overwrite: bool = False,
     hooks: Hooks | None = None,
 ) -> Artifact:
     """Erase and write the whole artifact folder at ``out``; it appears complete or not at all.
 
-    onnx: export the graph too. evaluation: how to judge it; None skips that.
+    onnx: export the graph too. seats: the encoders to edit, all by default. evaluation: how to judge it; None skips that.
     """
     hooks = hooks or Hooks()
     with staged(out, overwrite=overwrite) as folder:
         jury = None if evaluation is None else _Jury.gather(base, concepts, evaluation)
         with hooks.stage("erase"):
-            erased = erase(base, concepts, method, images=images, seed=seed, on_step=hooks.on_step)
+            erased = erase(base, concepts, method, images=images, seed=seed, seats=seats, on_step=hooks.on_step)
         write_encoder(base, erased, folder)
         if onnx:
             with hooks.stage("onnx"):

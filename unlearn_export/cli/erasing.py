@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 @click.option("--retain", multiple=True, help="A neighbour that must survive; repeatable.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, in place of the base's own.")
 @click.option("--seed", default=0, type=SEED, help="Same seed, same bytes, on one machine.")
+@click.option(
+    "--seat", "seats", multiple=True, help="Encoder to edit, such as text_encoder_2; repeatable. [default: all]"
+)
+@click.option(
+    "--reader", "readers", multiple=True, metavar="PIPELINE", help="Pipeline class to cover as well; see `families`."
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be edited, what that reaches and costs; edit nothing.")
 @click.option("--no-onnx", is_flag=True, help="Skip the ONNX graph.")
 @click.option("--no-evaluate", is_flag=True, help="Skip the evaluation.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete.")
@@ -64,6 +71,9 @@ def erase(
     retain: tuple[str, ...],
     images: Path | None,
     seed: int,
+    seats: tuple[str, ...],
+    readers: tuple[str, ...],
+    dry_run: bool,
     no_onnx: bool,
     no_evaluate: bool,
     overwrite: bool,
@@ -96,7 +106,15 @@ def erase(
     from ..evaluation import Size
     from ..stages import Assessment, build, summary
 
-    base = load_base(source, revision, device)
+    base = load_base(source, revision, device, readers)
+    if dry_run:
+        from ..erase import check_concepts, choose_seats
+        from ..forecast import forecast, text, to_json
+
+        check_concepts(wanted)
+        found = forecast(base, choose_seats(base, seats), eraser)
+        print_result({"seats": to_json(found)}, as_json, lambda: text(found))
+        return
     with Bars() as hooks:
         artifact = build(
             base,
@@ -105,6 +123,7 @@ def erase(
             out,
             images=images,
             seed=seed,
+            seats=seats,
             onnx=not no_onnx,
             evaluation=None if no_evaluate else Assessment(Size(**size), t2v or None, scorer),
             overwrite=overwrite,
