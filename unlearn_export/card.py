@@ -83,7 +83,7 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "pipelines": {_public(name): seen for name, seen in pipelines.items()},
         "rates": {k: v for k, v in RATES.items() if any(_counted(p.before, k) for p in pipelines.values())},
         "by_concept": sorted({c for p in pipelines.values() for c in p.before.by_concept}),
-        "options": {k: "+".join(v) if isinstance(v, tuple) else v for k, v in recipe.method.options.items()},
+        "options": {k: _option(v) for k, v in recipe.method.options.items()},
         "commands": _commands(recipe, report, artifact.has_onnx),
         "files": [(name, (artifact.path / name).stat().st_size, sha256(artifact.path / name)) for name in files],
         "names_of_files": files,
@@ -134,8 +134,8 @@ def _commands(recipe: Recipe, report: Report | None, has_onnx: bool) -> str:
         words += [part for name in only.retain for part in ("--retain", name)]
     options = ["--method", method.name]
     for key, value in method.options.items():
-        if value != ():
-            options += ["-O", f"{key}={'+'.join(value) if isinstance(value, tuple) else value}"]
+        if value not in ((), None):  # None is left to the method
+            options += ["-O", f"{key}={_option(value)}"]
     end = ["--seed", str(recipe.seed)]
     if any("file" in image for images in recipe.images for image in images):
         end += ["--images", "pictures"]
@@ -143,6 +143,11 @@ def _commands(recipe: Recipe, report: Report | None, has_onnx: bool) -> str:
     parts = (["unlearn-export", "erase", *start, *where], words, options, end)
     erase = " \\\n  ".join(shlex.join(part) for part in parts if part)
     return "\n".join([erase, *([_evaluate(report)] if report else []), "unlearn-export verify out"])
+
+
+def _option(value: Any) -> Any:
+    """A hyper-parameter as ``-O`` takes it; "" where it is left to the method."""
+    return "" if value is None else "+".join(value) if isinstance(value, tuple) else value
 
 
 def _evaluate(report: Report) -> str:
