@@ -1,7 +1,7 @@
 """Commands that make an artifact: erase, methods."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from .common import (
     size_options,
     warn_unless_erased,
 )
+
+if TYPE_CHECKING:
+    from ..measured import Report
 
 
 @main.command()
@@ -127,7 +130,7 @@ def erase(
             hooks=hooks,
         )
     result = summary(artifact) | {"seconds": hooks.seconds}
-    print_result(result, as_json, lambda: _erased_text(result))
+    print_result(result, as_json, lambda: _erased_text(result, artifact.evaluation))
     warn_unless_erased(artifact.evaluation)
 
 
@@ -184,13 +187,13 @@ def _pair(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _erased_text(result: dict[str, Any]) -> str:
+def _erased_text(result: dict[str, Any], evaluation: "Report | None") -> str:
     lines = [
         f"{name} → {anchor}" if anchor else name
         for name, anchor in zip(result["concepts"], result["anchors"], strict=True)
     ]
     seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in result["seconds"].items())
     lines.append(f"{result['path']}: {result['files']} files by {result['method']} ({seconds})")
-    if result["evaluation"]:
-        lines.append(evaluation_table(result["evaluation"]))
+    if evaluation:
+        lines.append(evaluation_table(evaluation))
     return "\n".join(lines)
