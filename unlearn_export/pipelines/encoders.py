@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from ..artifact import MANIFEST, Artifact, read_json, sha256
 from ..errors import ArtifactError, EncoderError, HubError, UsageError
-from .ort import OrtTextEncoder, class_name, one_line, open_session
+from .ort import OrtTextEncoder, class_name, one_line, open_session, text_config
 
 Backend = Literal["torch", "onnx"]
 CLASSES: dict[str, Any] = {
@@ -55,6 +55,9 @@ SIZES = (
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "sliding_window",
     "vocab_size",
     "max_position_embeddings",
     "hidden_act",
@@ -124,7 +127,7 @@ def check_drop_in(encoder: PreTrainedModel, original: PreTrainedModel) -> None:
     """
     _compare("class", class_name(encoder), class_name(original))
     for field in SIZES:
-        _compare(field, getattr(encoder.config, field, None), getattr(original.config, field, None))
+        _compare(field, *(getattr(text_config(e.config), field, None) for e in (encoder, original)))
     ours, theirs = _fingerprint(encoder), _fingerprint(original)
     for name, table in theirs.items():
         if name not in ours or not _equal(ours[name], table):
@@ -222,6 +225,8 @@ def _fingerprint(encoder: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _table(key: str) -> str:
+    if "vision" in key:  # Gemma 3's image tower has positions too
+        return ""
     return next((name for suffix, name in FINGERPRINT.items() if key.endswith(suffix)), "")
 
 
