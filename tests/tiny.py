@@ -20,7 +20,24 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    LlamaConfig,
+    LlamaModel,
+    PreTrainedConfig,
     PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLTextConfig,
+    Qwen2_5_VLTextModel,
+    Qwen3Config,
+    Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     T5Config,
     T5EncoderModel,
     UMT5Config,
@@ -32,7 +49,18 @@ from unlearn_export.onnx.export import OnnxExport, export_onnx
 
 WIDTH, LAYERS, TOKENS, VOCAB = 32, 2, 77, 207
 WORDS = ("a", "photo", "of", "pizza", "clown", "car", "the")
-FAMILIES = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel")
+WINDOW = 4  # Gemma's sliding window
+DECODERS = (
+    "LlamaModel",
+    "Qwen2_5_VLTextModel",
+    "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3Model",
+    "Qwen3VLForConditionalGeneration",
+    "Gemma2Model",
+    "Gemma3TextModel",
+    "Gemma3ForConditionalGeneration",
+)
+FAMILIES = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel", "UMT5EncoderModel", *DECODERS)
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
@@ -70,6 +98,8 @@ def encoder(family: str = "CLIPTextModel", *, seed: int = 0, **changes: object) 
         }
         kind = CLIPTextModel if family == "CLIPTextModel" else CLIPTextModelWithProjection
         model = kind(CLIPTextConfig(**sizes | changes))
+    elif family in DECODERS:
+        model = _decoder(family, changes)
     else:
         sizes = {"vocab_size": VOCAB, "d_model": WIDTH, "d_kv": 8, "d_ff": 64, "num_layers": LAYERS, "num_heads": 4}
         config, kind = (T5Config, T5EncoderModel) if family == "T5EncoderModel" else (UMT5Config, UMT5EncoderModel)
@@ -79,6 +109,53 @@ def encoder(family: str = "CLIPTextModel", *, seed: int = 0, **changes: object) 
             if "norm" not in name:
                 weight.normal_(0, 0.2)
     return model.eval()
+
+
+def _decoder(family: str, changes: dict[str, object]) -> PreTrainedModel:
+    """A decoder language model with grouped keys, an odd and an even layer, and every rule of its attention in use."""
+    sizes: dict[str, object] = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "vocab_size": VOCAB,
+        "pad_token_id": 0,
+        "bos_token_id": VOCAB - 2,
+        "eos_token_id": VOCAB - 1,
+    }
+    vision: dict[str, object] = {"hidden_size": 16, "intermediate_size": 16}
+    if family.startswith(("Gemma", "Qwen3")):
+        sizes["head_dim"] = 8
+    if family.startswith("Gemma"):
+        layers = int(changes.get("num_hidden_layers", LAYERS))
+        sizes |= {"sliding_window": WINDOW, "query_pre_attn_scalar": 8}
+        sizes["layer_types"] = (["sliding_attention", "full_attention"] * layers)[:layers]
+    if family == "Gemma2Model":
+        sizes |= {"attn_logit_softcapping": 2.0}
+    if "VL" in family:
+        sizes["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}
+        vision |= {"depth": 1, "num_heads": 2, "out_hidden_size": WIDTH}
+    if family.startswith("Gemma3For"):
+        vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    if family.startswith("Qwen3VL"):
+        vision |= {"deepstack_visual_indexes": []}
+    kind: type[PreTrainedModel]
+    config: type[PreTrainedConfig]
+    kind, config = {
+        "LlamaModel": (LlamaModel, LlamaConfig),
+        "Qwen2_5_VLTextModel": (Qwen2_5_VLTextModel, Qwen2_5_VLTextConfig),
+        "Qwen2_5_VLForConditionalGeneration": (Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig),
+        "Qwen3Model": (Qwen3Model, Qwen3Config),
+        "Qwen3VLForConditionalGeneration": (Qwen3VLForConditionalGeneration, Qwen3VLConfig),
+        "Gemma2Model": (Gemma2Model, Gemma2Config),
+        "Gemma3TextModel": (Gemma3TextModel, Gemma3TextConfig),
+        "Gemma3ForConditionalGeneration": (Gemma3ForConditionalGeneration, Gemma3Config),
+    }[family]
+    if "Conditional" in family:
+        return kind(config(text_config=sizes | changes, vision_config=vision))
+    return kind(config(**sizes | changes))
 
 
 def edited(original: PreTrainedModel) -> PreTrainedModel:

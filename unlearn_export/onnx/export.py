@@ -1,22 +1,23 @@
 """A torch text encoder as one ONNX graph, kept only if ONNX Runtime computes the same states from it."""
 
 import contextlib
-import copy
 import io
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..errors import DependencyError, EncoderError, ParityError
+from ..errors import DependencyError, EncoderError
+from ..pipelines.ort import HIDDEN_STATES
+from .graph import POOLED, Flat, float32_copy, language_model, needed_bytes, resolve, sample
+from .parity import check_parity
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -26,101 +27,86 @@ GRAPH = "model.onnx"
 EXTERNAL = "model.onnx_data"
 EXTERNAL_BYTES = 1_500_000_000  # weights above this go beside the graph: a protobuf file ends at 2 GB
 TRACED = (2, 8)  # batch, tokens
-POOLED = {"CLIPTextModel": "pooler_output", "CLIPTextModelWithProjection": "text_embeds"}
-MASKED = ("T5EncoderModel", "UMT5EncoderModel")  # CLIP's pipelines pass no mask, T5's do
+LIMIT = 12_000_000_000  # bytes of float32 weights: Gemma 2 2B is below it, the XXL and 7B encoders above
 
 
 @dataclass(frozen=True)
 class OnnxExport:
     """An exported graph that met the parity gate.
 
-    ``max_abs_diff`` is the largest difference from torch's last hidden state, ``hidden_states`` their
-    number (layers + 1), ``size`` the bytes on disk with external data.
+    ``max_abs_diff`` is the largest difference from torch's last hidden state, or from the highest one where the
+    graph ends below it; ``hidden_states`` the encoder's number of them (layers + 1), ``layers`` those in the graph,
+    ``size`` the bytes on disk with external data.
     """
 
     path: Path
     max_abs_diff: float
     opset: int
     hidden_states: int
+    layers: tuple[int, ...]
     size: int
 
 
-def export_onnx(encoder: PreTrainedModel, folder: Path, *, tolerance: float = 1e-4) -> OnnxExport:
+def export_onnx(
+    encoder: PreTrainedModel,
+    folder: Path,
+    *,
+    layers: Sequence[int] | None = None,
+    tolerance: float = 1e-4,
+    limit: int = LIMIT,
+) -> OnnxExport:
     """Write ``folder/model.onnx`` in float32 and return how close it is to torch.
 
-    encoder: CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel or UMT5EncoderModel; not altered.
-    Inputs: ``input_ids`` [b, n] int64, and ``attention_mask`` [b, n] int64 for T5 and UMT5; b and n are free.
-    Outputs: ``last_hidden_state`` [b, n, d], CLIP's ``pooler_output`` or ``text_embeds``, ``hidden_states.{i}``.
+    encoder: a CLIP, T5 or UMT5 encoder, or a decoder language model (``graph.DECODERS``); not altered. Of a
+    vision-language model the text part is exported.
+    layers: the ``hidden_states`` that the pipelines read, [-3] as well as absolute; None for all of them. The graph
+    ends at the highest one; [] gives the last hidden state alone.
+    limit: bytes of weights above which nothing is exported.
 
-    Raises ParityError, leaving the folder as it was, where ONNX Runtime's last hidden or pooled state is
-    further than ``tolerance`` from torch's (an intermediate state: relative to its largest value), on shapes
-    and masks other than the traced ones. Raises EncoderError for another class, DependencyError without ONNX.
+    Inputs: ``input_ids`` [b, n] int64, and ``attention_mask`` [b, n] int64 for all but CLIP; b and n are free.
+    Outputs: ``last_hidden_state`` [b, n, d] unless ``layers`` ends below it, CLIP's ``pooler_output`` or
+    ``text_embeds``, ``hidden_states.{i}`` by absolute index.
+
+    Raises ParityError, leaving the folder as it was, where ONNX Runtime's last hidden or pooled state is further than
+    ``tolerance`` from torch's (an intermediate state, or a decoder's: relative to its position's largest value), on
+    shapes and masks other than the traced ones. Raises EncoderError for another class, a layer that does not exist or
+    weights above the limit, DependencyError without ONNX.
     """
-    name = type(encoder).__name__
-    if name not in POOLED and name not in MASKED:
-        raise EncoderError(f"{name} cannot be exported: expected {', '.join((*POOLED, *MASKED))}")
-    _require_onnx()
-    encoder = _float32_copy(encoder)
+    check_exportable(encoder, layers, limit)
+    model = float32_copy(language_model(encoder))
+    taken = resolve(layers, model)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=folder) as temp:
+        total = model.config.num_hidden_layers + 1
         with _quiet():
-            _save(_trace(encoder), Path(temp))
-        diff = _parity(encoder, Path(temp) / GRAPH, tolerance)
+            _save(_trace(model, taken), Path(temp), total)
+        diff = check_parity(model, taken, Path(temp) / GRAPH, tolerance)
         files = sorted(Path(temp).iterdir(), reverse=True)  # the data before the graph that names it
         size = sum(file.stat().st_size for file in files)
         for file in files:
             os.replace(file, folder / file.name)
     if len(files) == 1:
         (folder / EXTERNAL).unlink(missing_ok=True)
-    return OnnxExport(folder / GRAPH, diff, OPSET, encoder.config.num_hidden_layers + 1, size)
+    return OnnxExport(folder / GRAPH, diff, OPSET, total, taken, size)
 
 
-class Flat(nn.Module):
-    """The encoder with its outputs as one flat dict, which is what a graph can return."""
-
-    def __init__(self, encoder: PreTrainedModel) -> None:
-        super().__init__()
-        self.flat = encoder
-        self.pooled = POOLED.get(type(encoder).__name__)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
-        out = self.flat(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-        named = {"last_hidden_state": out.last_hidden_state}
-        if self.pooled:
-            named[self.pooled] = out[self.pooled]
-        return named | {f"hidden_states.{i}": state for i, state in enumerate(out.hidden_states)}
+def check_exportable(encoder: PreTrainedModel, layers: Sequence[int] | None = None, limit: int = LIMIT) -> None:
+    """Raise what ``export_onnx`` would raise before its work; an encoder on the meta device will do."""
+    model = language_model(encoder)
+    needed = needed_bytes(model, resolve(layers, model))
+    if needed > limit:
+        raise EncoderError(
+            f"the float32 graph of this {type(encoder).__name__} takes {needed / 1e9:.1f} GB, the limit is "
+            f"{limit / 1e9:.1f} GB: pass limit={needed}, or go without a graph"
+        )
+    _require_onnx()
 
 
-def _float32_copy(encoder: PreTrainedModel) -> PreTrainedModel:
-    """A copy on the CPU with eager attention; float32 CPU weights are shared, not duplicated."""
-
-    def weight(p: nn.Parameter) -> nn.Parameter:
-        return nn.Parameter(p.detach().to("cpu", torch.float32), requires_grad=False)
-
-    shared = {id(p): weight(p) for p in encoder.parameters()}
-    twin: Any = copy.deepcopy(encoder, shared)
-    twin.set_attn_implementation("eager")  # sdpa's masking does not export
-    return twin.to("cpu").eval()
-
-
-def _inputs(encoder: PreTrainedModel, batch: int, length: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random token ids [b, n], one end-of-text in each row, and for T5 a mask with one full row."""
-    config = encoder.config
-    ids = torch.randint(config.vocab_size, (batch, length), generator=generator)
-    ends = torch.randint(length, (batch,), generator=generator)
-    ids[torch.arange(batch), ends] = config.eos_token_id
-    if type(encoder).__name__ not in MASKED:
-        return {"input_ids": ids}
-    mask = (torch.arange(length) <= ends[:, None]).long()
-    mask[-1] = 1
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def _trace(encoder: PreTrainedModel) -> "onnx_ir.Model":
-    example = _inputs(encoder, *TRACED, torch.Generator().manual_seed(0))
-    longest = getattr(encoder.config, "max_position_embeddings", None)
+def _trace(model: PreTrainedModel, layers: tuple[int, ...]) -> "onnx_ir.Model":
+    example = sample(model, *TRACED, torch.Generator().manual_seed(0))
+    longest = model.config.max_position_embeddings if type(model).__name__ in POOLED else None
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
-    flat = Flat(encoder).eval()
+    flat = Flat(model, layers).eval()
     with torch.no_grad():
         names = list(flat(**example))
     program: Any = torch.onnx.export(
@@ -136,8 +122,11 @@ def _trace(encoder: PreTrainedModel) -> "onnx_ir.Model":
     return program.model
 
 
-def _save(model: "onnx_ir.Model", folder: Path) -> None:
-    """Write the graph without what the exporter notes of the machine: stack traces hold absolute paths."""
+def _save(model: "onnx_ir.Model", folder: Path, total: int) -> None:
+    """Write the graph without what the exporter notes of the machine: stack traces hold absolute paths.
+
+    total: how many hidden states the encoder has; a reader cannot count them where the graph has only some.
+    """
     import onnx_ir
 
     graph = model.graph
@@ -147,39 +136,11 @@ def _save(model: "onnx_ir.Model", folder: Path) -> None:
     for part in parts:
         part.metadata_props.clear()
         part.doc_string = None
+    model.metadata_props[HIDDEN_STATES] = str(total)
     for weight in weights:
         weight.name = str(weight.name).removeprefix("flat.")
     large = sum(w.const_value.nbytes for w in weights if w.const_value) > EXTERNAL_BYTES
     onnx_ir.save(model, folder / GRAPH, external_data=EXTERNAL if large else None)
-
-
-def _parity(encoder: PreTrainedModel, path: Path, tolerance: float) -> float:
-    """The largest difference of the last hidden state. Raises ParityError above the tolerance."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    longest = getattr(encoder.config, "max_position_embeddings", 160)
-    flat, generator, worst = Flat(encoder), torch.Generator().manual_seed(1), 0.0
-    for batch, length in ((1, longest), (3, longest), (1, 2), (3, longest // 3), (5, longest // 2)):
-        inputs = _inputs(encoder, batch, length, generator)
-        with torch.no_grad():
-            expected = flat(**inputs)
-        got = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
-        for name, state in zip(names, map(torch.from_numpy, got), strict=True):
-            diff = float((state - expected[name]).abs().max()) if state.shape == expected[name].shape else float("inf")
-            scale = max(1.0, float(expected[name].abs().max())) if name.startswith("hidden_states.") else 1.0
-            if not diff / scale <= tolerance:  # so that NaN fails too
-                raise ParityError(
-                    f"{name} of the ONNX graph is {diff:.1e} from torch's at batch {batch}, length {length}; "
-                    f"the tolerance is {tolerance:.0e}: nothing was written"
-                )
-            if name == "last_hidden_state":
-                worst = max(worst, diff)
-    return worst
 
 
 def _require_onnx() -> None:

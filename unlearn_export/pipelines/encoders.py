@@ -1,47 +1,63 @@
 """An edited text encoder from disk or the Hub, on torch or ONNX Runtime, and the check that it fits a pipeline."""
 
 import contextlib
-import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Gemma2Model,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextModel,
+    LlamaModel,
     PreTrainedModel,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLTextModel,
+    Qwen3Model,
+    Qwen3VLForConditionalGeneration,
     T5EncoderModel,
     UMT5EncoderModel,
 )
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling, ModelOutput
-from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 from transformers.utils import logging
 
 from ..artifact import MANIFEST, Artifact, read_json, sha256
-from ..errors import ArtifactError, DependencyError, EncoderError, HubError, UsageError
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+from ..errors import ArtifactError, EncoderError, HubError, UsageError
+from .ort import OrtTextEncoder, class_name, one_line, open_session, text_config
 
 Backend = Literal["torch", "onnx"]
 CLASSES: dict[str, Any] = {
-    c.__name__: c for c in (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, UMT5EncoderModel)
-}
-OUTPUTS: dict[str, type[ModelOutput]] = {
-    "CLIPTextModel": BaseModelOutputWithPooling,
-    "CLIPTextModelWithProjection": CLIPTextModelOutput,
+    c.__name__: c
+    for c in (
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        T5EncoderModel,
+        UMT5EncoderModel,
+        LlamaModel,
+        Qwen2_5_VLTextModel,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen3Model,
+        Qwen3VLForConditionalGeneration,
+        Gemma2Model,
+        Gemma3TextModel,
+        Gemma3ForConditionalGeneration,
+    )
 }
 SIZES = (
     "model_type",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "sliding_window",
     "vocab_size",
     "max_position_embeddings",
     "hidden_act",
@@ -63,7 +79,6 @@ HUB_FILES = {
         "text_encoder/model-*.safetensors",
     ),
 }
-SMALL = 64_000_000  # bytes of weights below which a second thread costs more than it brings
 
 
 def load_encoder(
@@ -99,7 +114,9 @@ def load_encoder(
 def load_folder(folder: Path, backend: Backend = "torch", provider: str | None = None) -> PreTrainedModel:
     """Load the encoder in a folder that ``locate`` gave; errors as ``load_encoder``'s."""
     name = _architecture(folder)
-    return _load_torch(folder, name) if backend == "torch" else _load_onnx(folder, name, provider)
+    if backend == "torch":
+        return _load_torch(folder, name)
+    return open_session(folder, CLASSES[name].config_class.from_pretrained(folder), provider)
 
 
 def check_drop_in(encoder: PreTrainedModel, original: PreTrainedModel) -> None:
@@ -108,9 +125,9 @@ def check_drop_in(encoder: PreTrainedModel, original: PreTrainedModel) -> None:
     Compared are the class, the sizes, and the embedding tables, which an edit leaves alone; the tables may differ by
     one rounding to half precision. T5-XXL, UMT5-XXL and others share all of their sizes, so sizes are not enough.
     """
-    _compare("class", _class_name(encoder), _class_name(original))
+    _compare("class", class_name(encoder), class_name(original))
     for field in SIZES:
-        _compare(field, getattr(encoder.config, field, None), getattr(original.config, field, None))
+        _compare(field, *(getattr(text_config(e.config), field, None) for e in (encoder, original)))
     ours, theirs = _fingerprint(encoder), _fingerprint(original)
     for name, table in theirs.items():
         if name not in ours or not _equal(ours[name], table):
@@ -118,65 +135,6 @@ def check_drop_in(encoder: PreTrainedModel, original: PreTrainedModel) -> None:
                 f"the encoder is of another base: its {name} differs from the pipeline's own; erase from the base that "
                 "this pipeline shares its text encoder with"
             )
-
-
-class OrtTextEncoder(PreTrainedModel):
-    """A text encoder that ONNX Runtime computes and a pipeline calls like a torch one.
-
-    Its one parameter holds the device and dtype that the pipeline moves it to: states come back there, wherever the
-    session runs. Attention weights and position ids are not in the graph.
-    """
-
-    main_input_name = "input_ids"
-
-    def __init__(self, config: Any, session: "InferenceSession", folder: Path) -> None:
-        super().__init__(copy.deepcopy(config))
-        self.session = session
-        self.folder = folder
-        self.inputs = {node.name for node in session.get_inputs()}
-        self.outputs = [node.name for node in session.get_outputs()]
-        self.anchor = nn.Parameter(torch.zeros(1), requires_grad=False)
-        self.post_init()
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-        **unsupported: Any,
-    ) -> ModelOutput | tuple[Tensor, ...]:
-        """input_ids, attention_mask: [b, n]. Raises EncoderError for whatever the graph cannot compute."""
-        asked = sorted(name for name, value in unsupported.items() if value is not None and value is not False)
-        if asked:
-            raise EncoderError(f"the ONNX text encoder has no {', '.join(asked)}: load it with backend='torch'")
-        feeds = {"input_ids": input_ids.to("cpu", torch.int64).numpy()}
-        if "attention_mask" in self.inputs:
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            feeds["attention_mask"] = mask.to("cpu", torch.int64).numpy()
-        elif attention_mask is not None and not bool((attention_mask == 1).all()):
-            raise EncoderError("the ONNX text encoder takes no attention mask: load it with backend='torch'")
-        hidden = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        names = [name for name in self.outputs if hidden or not name.startswith("hidden_states.")]
-        states = {
-            name: torch.from_numpy(array).to(self.device, self.dtype)
-            for name, array in zip(names, self.session.run(names, feeds), strict=True)
-        }
-        layers = [states.pop(name) for name in names if name.startswith("hidden_states.")]
-        if hidden and not layers:
-            raise EncoderError(f"no hidden states in {self.folder / 'model.onnx'}: load it with backend='torch'")
-        kind = OUTPUTS.get(_class_name(self), BaseModelOutput)
-        output = kind(**states, hidden_states=tuple(layers) or None)
-        return output.to_tuple() if return_dict is False else output
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "OrtTextEncoder":
-        """Another holder of the same session, which is never altered."""
-        twin: Any = OrtTextEncoder(self.config, self.session, self.folder)
-        return twin.to(self.device, self.dtype).eval()
-
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: another diffusers could not load this class. The standard encoder lies beside the graph."""
-        raise EncoderError(f"an ONNX session cannot be saved: copy {self.folder}, or load it with backend='torch'")
 
 
 def locate(source: str | Path, backend: Backend = "torch", revision: str | None = None) -> Path:
@@ -196,7 +154,7 @@ def locate(source: str | Path, backend: Backend = "torch", revision: str | None 
     try:
         root = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (HTTPError, OSError, ValueError) as error:
-        raise HubError(f"cannot fetch {source}@{revision or 'main'}: {_one_line(error)}") from error
+        raise HubError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}") from error
     if (root / MANIFEST).is_file():
         _verify_present(root)
     return root / "text_encoder"
@@ -233,7 +191,7 @@ def _load_torch(folder: Path, name: str) -> PreTrainedModel:
                 ignore_mismatched_sizes=True,  # so that they come back in the info, to be refused by name
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise EncoderError(f"cannot load {folder}: {_one_line(error)}") from error
+        raise EncoderError(f"cannot load {folder}: {one_line(error)}") from error
     for fault in ("missing", "unexpected", "mismatched"):
         keys = [key[0] if isinstance(key, tuple) else key for key in info[f"{fault}_keys"]]
         keys = sorted(key for key in keys if not key.endswith("position_ids"))  # a buffer in old checkpoints
@@ -243,57 +201,6 @@ def _load_torch(folder: Path, name: str) -> PreTrainedModel:
         if not bool(torch.isfinite(tensor).all()):
             raise EncoderError(f"{key} in {folder} has values that are not finite: the file is damaged")
     return encoder.eval()
-
-
-def _load_onnx(folder: Path, name: str, provider: str | None) -> OrtTextEncoder:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError("backend='onnx' needs onnxruntime: pip install onnxruntime") from error
-    graph = folder / "model.onnx"
-    if not graph.is_file():
-        raise EncoderError(f"no model.onnx in {folder}: export one, or use backend='torch'")
-    provider = provider or "CPUExecutionProvider"
-    repair = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-    if provider not in onnxruntime.get_available_providers():
-        raise DependencyError(f"this onnxruntime has no {provider}: {repair}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if sum(file.stat().st_size for file in folder.glob("model.onnx*")) < SMALL:
-        options.intra_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=False)
-    except Exception as error:  # onnxruntime's own errors have no common base
-        raise EncoderError(f"cannot load {graph}: {_one_line(error)}") from error
-    session.disable_fallback()
-    if session.get_providers()[0] != provider:
-        raise DependencyError(f"asked for {provider}, onnxruntime gave {session.get_providers()[0]}: {repair}")
-    encoder = OrtTextEncoder(CLASSES[name].config_class.from_pretrained(folder), session, folder).eval()
-    _probe(encoder)
-    return encoder
-
-
-def _probe(encoder: OrtTextEncoder) -> None:
-    """One run of the graph must give finite states of the size that config.json promises."""
-    config, graph = encoder.config, encoder.folder / "model.onnx"
-    try:
-        out = encoder(torch.tensor([[0, config.vocab_size - 1]]), output_hidden_states=True)
-    except Exception as error:
-        raise EncoderError(f"cannot run {graph}: {_one_line(error)}") from error
-    got = (out.last_hidden_state.shape[-1], len(out.hidden_states) - 1)
-    if got != (config.hidden_size, config.num_hidden_layers):
-        raise EncoderError(
-            f"{graph} is {got[0]} wide with {got[1]} layers, its config.json says {config.hidden_size} and "
-            f"{config.num_hidden_layers}: export it again"
-        )
-    if not all(bool(state.isfinite().all()) for state in (out[0], *out.hidden_states)):
-        raise EncoderError(f"{graph} computes values that are not finite: the file is damaged")
-
-
-def _class_name(encoder: PreTrainedModel) -> str:
-    if isinstance(encoder, OrtTextEncoder):
-        return str((encoder.config.architectures or [""])[0])
-    return type(encoder).__name__
 
 
 def _compare(field: str, ours: object, theirs: object) -> None:
@@ -318,6 +225,8 @@ def _fingerprint(encoder: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _table(key: str) -> str:
+    if "vision" in key:  # Gemma 3's image tower has positions too
+        return ""
     return next((name for suffix, name in FINGERPRINT.items() if key.endswith(suffix)), "")
 
 
@@ -341,7 +250,3 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
