@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from ..loading import one_line
 
 FRAMES = ("num_frames", "frames", "video_length")  # what the number of frames is called
 RATES = ("frame_rate", "fps")
@@ -167,6 +168,60 @@ def named(
     if "use_resolution_binning" in takes and None not in (width, height):
         wanted["use_resolution_binning"] = False  # which would draw another size and then stretch it
     return {name: value for name, value in wanted.items() if name in takes and value is not None}
+
+
+def check_choices(
+    pipe: Any,
+    *,
+    frames: int | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> None:
+    """Raise UsageError for a choice that the pipeline cannot follow, with the nearest that it can."""
+    if frames is not None:
+        check_frames(pipe, frames)
+    multiple = multiple_of(pipe)
+    for side, value in (("width", width), ("height", height)):
+        if value is not None and value % multiple:
+            near = max(multiple, round(value / multiple) * multiple)
+            raise UsageError(
+                f"{side} is {value}: a {type(pipe).__name__} draws multiples of {multiple}, such as {near}"
+            )
+    takes = defaults(pipe)
+    for name, value in (("num_inference_steps", steps), ("guidance_scale", guidance)):
+        if value is not None and name not in takes and not (name == "guidance_scale" and hasattr(pipe, "guider")):
+            raise UsageError(f"a {type(pipe).__name__} takes no {name}: leave it out")
+
+
+def draw(
+    pipe: Any,
+    prompt: str,
+    *,
+    negative_prompt: str | None = None,
+    generator: Any = None,
+    on_step: Callable[[int, int], None] = lambda done, steps: None,
+    inputs: Mapping[str, Any] | None = None,
+    **choices: Any,
+) -> np.ndarray:
+    """One clip [f, h, w, 3] of floats 0..1 from whatever pipeline this is; of one that draws stills, a clip of one.
+
+    choices: as ``named`` takes them; what is None is left to the pipeline. inputs: pictures by argument name.
+    Raises UsageError where the pipeline refuses the call.
+    """
+    texts = {"prompt": prompt} | ({} if negative_prompt is None else {"negative_prompt": negative_prompt})
+    if "negative_prompt" in texts and "negative_prompt" not in defaults(pipe):
+        raise UsageError(f"a {type(pipe).__name__} takes no negative prompt: leave it out")
+    with stepping(pipe, on_step) as callbacks:
+        try:
+            output = pipe(
+                **texts, **named(pipe, **choices), **callbacks, **inputs or {}, generator=generator, output_type="np"
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UsageError(f"the {type(pipe).__name__} refuses: {one_line(error)}") from error
+    frames = frames_of(output)
+    return frames[0] if frames.ndim == 5 else frames
 
 
 def frames_of(output: Any) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
@@ -25,7 +25,7 @@ from ..weights import INDEX, SINGLE
 from .dropin import Facts, check_drop_in, named_tables, table_of
 from .encoders import HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
 
-Source = str | Path | PreTrainedModel
+Source: TypeAlias = str | Path | PreTrainedModel
 READ = ("mask", "mask+1", "all")  # each reads what those before it read
 
 
@@ -254,7 +254,7 @@ def _reading(encoder: Edited, row: ReaderContract, kind: str) -> list[str]:
     ]
     if fitted and not any(not _differences(known, row) for known in fitted):
         names = ", ".join(dict.fromkeys(known.pipelines[0] for known in fitted))
-        what = " and ".join(min((_differences(known, row) for known in fitted), key=len))
+        what = " and ".join(min((_differences(known, row) for known in fitted), key=lambda d: len(d)))
         paths.append(f"{row.seat}: the edit was fitted as {names} reads, and a {kind} reads with another {what}")
     table = family_of(encoder.facts.kind).embedding
     if row.embedding and not any(key.endswith(table) for key in encoder.about.get("changed", ())):
