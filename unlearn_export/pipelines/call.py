@@ -190,8 +190,8 @@ def check_choices(
                 f"{side} is {value}: a {type(pipe).__name__} draws multiples of {multiple}, such as {near}"
             )
     takes = defaults(pipe)
-    for name, value in (("num_inference_steps", steps), ("guidance_scale", guidance)):
-        if value is not None and name not in takes and not (name == "guidance_scale" and hasattr(pipe, "guider")):
+    for name, chosen in (("num_inference_steps", steps), ("guidance_scale", guidance)):
+        if chosen is not None and name not in takes and not (name == "guidance_scale" and hasattr(pipe, "guider")):
             raise UsageError(f"a {type(pipe).__name__} takes no {name}: leave it out")
 
 

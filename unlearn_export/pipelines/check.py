@@ -1,13 +1,16 @@
 """Before anything is loaded: may this encoder go into that pipeline, and which of its text paths stay unedited?"""
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
 from safetensors import safe_open
@@ -19,11 +22,11 @@ from ..base import read_index
 from ..errors import EncoderError, UnlearnExportError, UsageError
 from ..families import family_of
 from ..families.contracts import ReaderContract, contracts_of, nearest
-from ..loading import one_line
+from ..loading import one_line, quiet
 from ..plugins import found
 from ..weights import INDEX, SINGLE
 from .dropin import Facts, check_drop_in, named_tables, table_of
-from .encoders import HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
+from .encoders import CLASSES, HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
 
 Source: TypeAlias = str | Path | PreTrainedModel
 READ = ("mask", "mask+1", "all")  # each reads what those before it read
@@ -52,7 +55,7 @@ class Edited:
     """An edited encoder that has not been loaded yet, or was.
 
     load: gives it, on an execution provider. about: what the recipe tells of its edit; {} is not known. named: the seat
-    that it is named after; "" where it may go anywhere. folder: where it lies, if it is not loaded.
+    that it is meant for. folder: where it lies, if it is not loaded. anywhere: it may also go into another seat.
     """
 
     facts: Facts
@@ -60,6 +63,7 @@ class Edited:
     about: Mapping[str, Any]
     named: str
     folder: Path | None = None
+    anywhere: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,25 +142,21 @@ def edits(
                 raise UsageError(
                     f"{source[seat]} holds {', '.join(p.named for p in parts)}: name the one folder for the {seat}"
                 )
-        return [replace(p, named=seat) for seat, parts in chosen.items() for p in parts]
+        return [replace(p, named=seat, anywhere=False) for seat, parts in chosen.items() for p in parts]
     if isinstance(source, PreTrainedModel):
-        return [Edited(Facts.of(source), lambda _provider: source, {}, "")]
+        return [Edited(Facts.of(source), lambda _provider: source, {}, "text_encoder", anywhere=True)]
     return edits_in(locate(source, backend, revision), backend)
 
 
 def edits_in(where: Found, backend: Backend = "torch") -> list[Edited]:
     """The encoders of a source that has been located."""
-    about = _about(where.recipe)
-    return [
-        Edited(
-            Facts.within(folder, architecture_in(folder)),
-            partial(load_folder, folder, backend),
-            about.get(seat, {}),
-            "" if where.alone and seat == "text_encoder" else seat,
-            folder,
-        )
-        for seat, folder in where.folders.items()
-    ]
+    about, found = _about(where.recipe), []
+    for seat, folder in where.folders.items():
+        kind = about.get(seat, {}).get("architecture", "")  # a base's model_index.json may say other than its config
+        kind = kind if kind in CLASSES else architecture_in(folder)
+        load = partial(load_folder, folder, backend, architecture=kind)
+        found.append(Edited(Facts.within(folder, kind), load, about.get(seat, {}), seat, folder, where.alone))
+    return found
 
 
 def place(encoders: Sequence[Edited], held: Held) -> dict[str, Edited]:
@@ -166,8 +166,9 @@ def place(encoders: Sequence[Edited], held: Held) -> dict[str, Edited]:
     placed = {}
     alone = "; give the folder of the one encoder that belongs there" if len(encoders) > 1 else ""
     for encoder in encoders:
-        seat = encoder.named or _likely(encoder.facts, held)
-        if seat not in held.seats and len(encoders) == 1:
+        seat = encoder.named
+        own = held.seats.get(seat)
+        if encoder.anywhere and (own is None or own.kind != encoder.facts.kind):
             seat = _likely(encoder.facts, held)  # the T5 that FLUX has as its second encoder is CogVideoX's first
         if seat not in held.seats:
             raise EncoderError(
@@ -226,11 +227,28 @@ def registered(source: str) -> bool:
 def load_registered(source: str) -> Any:
     """The pipeline that a plug-in makes of what follows the colon."""
     name, _, rest = source.partition(":")
-    return found("pipelines")[name]()(rest)
+    with quiet(), calm():
+        return found("pipelines")[name]()(rest)
+
+
+@contextlib.contextmanager
+def calm() -> Iterator[None]:
+    """Silence diffusers: its bars, its notes on its own plans, and a warning about the name ``torch_dtype``."""
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _likely(facts: Facts, held: Held) -> str:
-    """The seat of an encoder that is named after none: the first of its class, else the first."""
+    """The seat of an encoder whose name is no seat for it: the first of its class, else the first of all."""
     alike = [seat for seat, own in held.seats.items() if own.kind == facts.kind]
     return (alike or list(held.seats))[0]
 
@@ -254,7 +272,7 @@ def _reading(encoder: Edited, row: ReaderContract, kind: str) -> list[str]:
     ]
     if fitted and not any(not _differences(known, row) for known in fitted):
         names = ", ".join(dict.fromkeys(known.pipelines[0] for known in fitted))
-        what = " and ".join(min((_differences(known, row) for known in fitted), key=lambda d: len(d)))
+        what = " and ".join(min((_differences(known, row) for known in fitted), key=lambda d: len(list(d))))
         paths.append(f"{row.seat}: the edit was fitted as {names} reads, and a {kind} reads with another {what}")
     table = family_of(encoder.facts.kind).embedding
     if row.embedding and not any(key.endswith(table) for key in encoder.about.get("changed", ())):

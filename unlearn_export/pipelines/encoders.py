@@ -106,9 +106,14 @@ def load_encoder(
     return encoder
 
 
-def load_folder(folder: Path, backend: Backend = "torch", provider: str | None = None) -> PreTrainedModel:
-    """Load the encoder in a folder that ``locate`` gave; errors as ``load_encoder``'s."""
-    name = architecture_in(folder)
+def load_folder(
+    folder: Path, backend: Backend = "torch", provider: str | None = None, architecture: str = ""
+) -> PreTrainedModel:
+    """Load the encoder in a folder that ``locate`` gave, as the class that is named or its config.json names.
+
+    Errors as ``load_encoder``'s.
+    """
+    name = architecture or architecture_in(folder)
     if backend == "torch":
         return load_torch(folder, name)
     return open_session(folder, CLASSES[name].config_class.from_pretrained(folder), provider)

@@ -1,22 +1,20 @@
 """A text-to-video pipeline with edited encoders in its text encoders' seats."""
 
-import contextlib
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging
 from huggingface_hub.errors import HTTPError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ..errors import UncoveredWarning, UnlearnExportError
 from ..loading import one_line, quiet
-from .check import Held, Source, check_source, coverage, edits, load_registered, place, registered
+from .check import Held, Source, calm, check_source, coverage, edits, load_registered, place, registered
 from .encoders import Backend
 from .seat import seated
 
@@ -82,13 +80,12 @@ def open_pipeline(
     Raises UsageError for what is no pipeline, UnlearnExportError where it cannot be loaded.
     """
     if registered(t2v):
-        with quiet(), _calm():
-            pipe: Any = load_registered(t2v)
+        pipe: Any = load_registered(t2v)
         return pipe if dtype is None else pipe.to(dtype)
     check_source(t2v)
     options: dict[str, Any] = dict(parts or {}) | ({} if dtype is None else {"torch_dtype": dtype})
     try:
-        with quiet(), _calm():
+        with quiet(), calm():
             return DiffusionPipeline.from_pretrained(t2v, revision=revision, use_safetensors=True, **options)
     except (HTTPError, SafetensorError, OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
         raise UnlearnExportError(f"cannot load the pipeline {t2v}: {one_line(error)}") from error
@@ -97,19 +94,3 @@ def open_pipeline(
 def _dtype(held: Held, seat: str) -> torch.dtype:
     """What the pipeline's own encoder would be loaded in: as it is stored."""
     return next(iter(held.seats[seat].tables().values())).dtype
-
-
-@contextlib.contextmanager
-def _calm() -> Iterator[None]:
-    """Silence diffusers: its bars, its notes on its own plans, and a warning about the name ``torch_dtype``."""
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
