@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from unlearn_export.artifact import Artifact, renewed, staged, write_text
+from unlearn_export.artifact import Artifact, read_json, renewed, staged, write_text
 from unlearn_export.errors import ArtifactError
 
 
@@ -36,7 +36,7 @@ def test_open_refuses_what_is_no_artifact(tmp_path: Path, artifact: Artifact) ->
     with pytest.raises(ArtifactError, match="no artifact folder"):
         Artifact.open(tmp_path / "absent")
     recipe = artifact.path / "unlearning" / "recipe.json"
-    recipe.write_text(json.dumps(artifact.recipe | {"format": 99}))
+    recipe.write_text(json.dumps(read_json(recipe) | {"format": 99}))
     with pytest.raises(ArtifactError, match="format 99"):
         Artifact.open(artifact.path)
 

@@ -108,7 +108,12 @@ def test_missing_words_and_unknown_commands_are_one_line_too(new: Path) -> None:
 
 
 def test_a_learning_rate_that_diverges(new: Path) -> None:
-    refused(run("erase", "pizza", "--base", "demo", "-o", new, *QUICK, "-O", "pool=8", "-O", "lr=1e9"), 1, "NaN", "lr=")
+    refused(
+        run("erase", "pizza", "--base", "demo", "-o", new, *QUICK, "-O", "pool=8", "-O", "lr=1e9"),
+        3,
+        "no better than it began",
+        "lr=",
+    )
     assert left(new) == []
 
 
@@ -122,8 +127,9 @@ def test_bases(new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     index = tmp_path / "model_index.json"
     index.write_text("{")
     refused(run("erase", "pizza", "--base", tmp_path, "-o", new, *QUICK), 1, "not JSON")
-    index.write_text('{"_class_name": "FluxPipeline"}')
-    refused(run("erase", "pizza", "--base", tmp_path, "-o", new, *QUICK), 1, "FluxPipeline", "StableDiffusionPipeline")
+    index.write_text('{"_class_name": "StableDifusionPipeline"}')
+    wrong = run("erase", "pizza", "--base", tmp_path, "-o", new, *QUICK)
+    refused(wrong, 1, "StableDifusionPipeline", "nearest that is known is StableDiffusionPipeline")
     index.write_text('{"_class_name": "StableDiffusionPipeline"}')
     refused(run("erase", "pizza", "--base", tmp_path, "-o", new, *QUICK), 1, "safetensors")
     (tmp_path / "text_encoder").mkdir()
@@ -177,7 +183,7 @@ def test_the_output_folder(made: Path, tmp_path: Path) -> None:
 
 # a file system of its own, whose size is set before each command
 FULL = """
-import json, subprocess, sys
+import gc, json, subprocess, sys
 from pathlib import Path
 from click.testing import CliRunner
 from unlearn_export.cli import main
@@ -200,6 +206,7 @@ graph = (disk / "out/text_encoder/model.onnx").stat().st_size
 run(f"{(blocks + 8) * 4096}", "export", str(disk / "out"))
 run("64m", "verify", str(disk / "out"))
 subprocess.run(["rm", "-r", disk / "out"], check=True)
+gc.collect()  # weights that are mapped from a removed file keep its space
 for size in ("4k", whole - graph - 100_000, whole - graph + 300_000):
     run(f"{size}", *erase)
 print(json.dumps(seen))
@@ -256,7 +263,7 @@ def test_an_altered_artifact_is_refused_by_every_command(made: Path, tmp_path: P
 
 def test_a_base_that_is_not_the_artifacts(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(run("export", made, "--base", "nowhere"), 1, "nowhere", "demo")
-    monkeypatch.setattr("unlearn_export.base.Base.fingerprint", "0" * 64)
+    monkeypatch.setattr("unlearn_export.weights.Weights.fingerprint", "0" * 64)
     refused(run("export", made), 1, "another text encoder")
 
 

@@ -11,10 +11,10 @@ import tiny_denoisers
 import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler, EulerDiscreteScheduler
 from torch import Tensor
+from unlearn_export.denoising import denoising_loss
 
 from unlearn_export.base import load_base
 from unlearn_export.denoisers import Conditions, Denoiser, denoiser_of
-from unlearn_export.denoising import denoising_loss
 from unlearn_export.errors import UsageError
 
 PROMPTS = ["a photo of pizza", "the clown of a car"]

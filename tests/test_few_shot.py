@@ -13,7 +13,7 @@ from unlearn_export.base import Base, load_base
 from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.demo.world import STYLES
-from unlearn_export.erase import ErasedEncoder, erase
+from unlearn_export.erase import Erased, erase
 from unlearn_export.erasers import FewShotAscent
 from unlearn_export.errors import ImagesError, UsageError
 
@@ -26,7 +26,7 @@ def base() -> Base:
 
 
 @pytest.fixture(scope="module")
-def erased(base: Base) -> ErasedEncoder:
+def erased(base: Base) -> Erased:
     return erase(base, [Concept("pizza")], FewShotAscent())
 
 
@@ -65,12 +65,12 @@ def digest(encoder: PreTrainedModel) -> str:
     return hashlib.sha256(b"".join(t.numpy().tobytes() for _, t in sorted(encoder.state_dict().items()))).hexdigest()
 
 
-def test_the_concept_is_drawn_no_more(base: Base, erased: ErasedEncoder) -> None:
+def test_the_concept_is_drawn_no_more(base: Base, erased: Erased) -> None:
     assert hits(base, base.encoder) >= 0.8  # the control
     assert hits(base, erased.encoder) <= 0.6  # over four seeds: 0, 0, 0, 0.44
 
 
-def test_the_empty_prompt_is_pinned(base: Base, erased: ErasedEncoder) -> None:
+def test_the_empty_prompt_is_pinned(base: Base, erased: Erased) -> None:
     assert moved(base, erased.encoder, "a picture of a pizza") > 0.1  # the control: the edit did move something
     assert moved(base, erased.encoder, "") < 2e-3
 
@@ -85,9 +85,9 @@ def test_a_seed_gives_the_same_bytes(base: Base) -> None:
 
 def test_a_folder_of_pictures_takes_the_place_of_the_bases_own(base: Base, pictures: Path) -> None:
     erased = erase(base, [Concept("pizza")], FewShotAscent(), images=pictures)
-    names = [source["file"] for source in erased.recipe["images"][0]]
+    names = [source["file"] for source in erased.recipe.images[0]]
     assert names == ["0.png", "1.png", "2.png", "3.png"]
-    assert erased.recipe["images"][0][0]["sha256"] == hashlib.sha256((pictures / "0.png").read_bytes()).hexdigest()
+    assert erased.recipe.images[0][0]["sha256"] == hashlib.sha256((pictures / "0.png").read_bytes()).hexdigest()
     # how much goes varies with the seed, from none of nine left to eight: only that something does is sure
     assert moved(base, erased.encoder, "a picture of a pizza") > 0.1
     assert moved(base, erased.encoder, "") < 2e-3
@@ -99,7 +99,7 @@ def test_several_concepts_have_a_folder_each(base: Base, pictures: Path, tmp_pat
     with pytest.raises(ImagesError, match="no folder 'cat'"):
         erase(base, both, FewShotAscent(steps=1), images=tmp_path)
     (tmp_path / "cat").symlink_to(pictures)
-    assert len(erase(base, both, FewShotAscent(steps=1), images=tmp_path).recipe["images"]) == 2
+    assert len(erase(base, both, FewShotAscent(steps=1), images=tmp_path).recipe.images) == 2
 
 
 def test_numbers_that_make_no_sense_are_refused() -> None:

@@ -15,11 +15,11 @@ from unlearn_export import identify as module
 from unlearn_export.base import Base, load_base
 from unlearn_export.cli import main
 from unlearn_export.concept import Concept
-from unlearn_export.erasers.anchor import anchors
 from unlearn_export.errors import UnlearnExportError, UsageError
 from unlearn_export.evaluation.samples import with_encoder
 from unlearn_export.evaluation.scorer import Scores
 from unlearn_export.identify import Identification, identify, misspellings, table
+from unlearn_export.neighbours import anchors
 from unlearn_export.plan import read_plan, write_plan
 from unlearn_export.scorers import load_scorer
 

@@ -8,13 +8,17 @@ import torch
 from transformers import PreTrainedModel
 
 from unlearn_export.base import Base, load_base
-from unlearn_export.concept import KINDS, TEMPLATES, Concept, Kind
+from unlearn_export.bench import Bench
+from unlearn_export.concept import KINDS, Concept, Kind
 from unlearn_export.demo import VOCABULARY
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
-from unlearn_export.erasers.anchor import Prompts, anchors, neighbours
+from unlearn_export.erasers.prompts import Prompts, places
 from unlearn_export.errors import UsageError
+from unlearn_export.families.tokens import tokenise
+from unlearn_export.neighbours import anchors, neighbours
+from unlearn_export.phrasing import TEMPLATES
 from unlearn_export.vocabulary import GENERAL
 
 SUBJECTS = ("cat", "car", "robot", "banana", "key", "frog", "pizza", "baby", "guitar")
@@ -61,7 +65,7 @@ def test_a_style_goes_and_what_is_drawn_in_it_stays(base: Base, scorer: DemoScor
     assert style <= 0.1
     assert concept >= 0.8
     assert min(seen(base, erased.encoder, scorer, flat)) >= 0.8
-    assert erased.recipe["concepts"][0]["anchor"] in ("flat", "glossy")
+    assert erased.recipe.concepts[0].anchor in ("flat", "glossy")
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ghost", "character"), ("princess", "person")])
@@ -72,7 +76,7 @@ def test_a_character_and_a_person_go(name: str, kind: Kind, base: Base, scorer: 
     assert seen(base, base.encoder, scorer, own)[0] >= 0.8  # the control
     assert seen(base, erased.encoder, scorer, own)[0] <= 0.1
     assert min(seen(base, erased.encoder, scorer, others)) >= 0.8
-    anchor = erased.recipe["concepts"][0]["anchor"]
+    anchor = erased.recipe.concepts[0].anchor
     assert VOCABULARY.groups[anchor] == VOCABULARY.groups[name]
     assert anchor not in Concept(name, kind).names
 
@@ -121,11 +125,14 @@ def same_group(one: str, other: str) -> bool:
     ("name", "anchor", "shift"), [("baby", "old man", 1), ("old man", "baby", -1), ("cat", "car", 0)]
 )
 def test_names_of_other_lengths_take_each_others_places(name: str, anchor: str, shift: int, base: Base) -> None:
-    prompts = Prompts(base, [Concept(name, "person", anchor=anchor)], (), torch.Generator().manual_seed(3))
-    tokenizer = base.pipeline.tokenizer
-    said, meant, places = prompts.concept(20)
+    tokenizer, contract = base.seat.tokenizer, base.seat.contract
+    concept = Concept(name, "person", anchor=anchor)
+    prompts = Prompts(base.vocabulary, tokenizer, [concept], (), torch.Generator().manual_seed(3))
+    pairs = prompts.pairs(20)
+    said = tokenise(tokenizer, [p[0] for p in pairs], contract, phrases=[p[1] for p in pairs])
+    meant = tokenise(tokenizer, [p[2] for p in pairs], contract, phrases=[p[3] for p in pairs])
     last = [tokenizer(n, add_special_tokens=False).input_ids[-1] for n in (name, anchor)]
-    for ours, theirs, place in zip(said.tolist(), meant.tolist(), places.tolist(), strict=True):
+    for ours, theirs, place in zip(said.ids.tolist(), meant.ids.tolist(), places(said, meant).tolist(), strict=True):
         at = len(ours) - 1 - ours[::-1].index(last[0])  # the name's last token gets the state of the anchor's
         assert theirs[place[at]] == last[1] and place[at] == at + shift
         assert [theirs[p] for p in place[at:]] == [last[1], *ours[at + 1 :]][: len(place) - at]
@@ -142,19 +149,20 @@ def test_an_anchor_of_more_words_than_the_name_is_what_is_drawn(base: Base, scor
 
 
 def test_synonyms_become_aliases_and_held_out_names_must_be_known(base: Base) -> None:
-    [resolved] = Anchor().resolve(base, [Concept("pepperoni")])
+    bench = Bench(base, torch.Generator())
+    [resolved] = Anchor().resolve(bench, [Concept("pepperoni")])
     assert set(resolved.names) == {"pizza", "pepperoni", "pizza slice"}
-    [shouted] = Anchor().resolve(base, [Concept("PIZZA", aliases=("Pie", "pie"))])
+    [shouted] = Anchor().resolve(bench, [Concept("PIZZA", aliases=("Pie", "pie"))])
     assert shouted.names == ("PIZZA", "Pie", "pepperoni", "pizza slice")
     with pytest.raises(UsageError, match="'robbot' is not on .* did you mean 'robot'.* --anchor"):
-        Anchor().resolve(base, [Concept("robbot")])
-    assert Anchor().resolve(base, [Concept("robbot", anchor="clown")])[0].names == ("robbot",)
-    [chosen] = Anchor().resolve(base, [Concept("pizza", anchor="key")])
+        Anchor().resolve(bench, [Concept("robbot")])
+    assert Anchor().resolve(bench, [Concept("robbot", anchor="clown")])[0].names == ("robbot",)
+    [chosen] = Anchor().resolve(bench, [Concept("pizza", anchor="key")])
     assert chosen.anchor == "key"
-    held = Anchor(holdout=(Anchor().resolve(base, [Concept("pizza")])[0].anchor,))
-    assert held.resolve(base, [Concept("pizza")])[0].anchor not in held.holdout
+    held = Anchor(holdout=(Anchor().resolve(bench, [Concept("pizza")])[0].anchor,))
+    assert held.resolve(bench, [Concept("pizza")])[0].anchor not in held.holdout
     with pytest.raises(UsageError, match="cannot hold out 'unheard'"):
-        Anchor(holdout=("unheard",)).resolve(base, [Concept("pizza")])
+        Anchor(holdout=("unheard",)).resolve(bench, [Concept("pizza")])
 
 
 def test_any_number_of_steps_can_be_asked_for(base: Base) -> None:

@@ -22,8 +22,9 @@ from unlearn_export.concept import Concept
 from unlearn_export.errors import BaseError, DependencyError, ImagesError, UsageError
 from unlearn_export.evaluation.samples import Ask, draw
 from unlearn_export.evaluation.scorer import Scores
+from unlearn_export.phrasing import NAMED, NAMED_NOTHING, NAMED_STYLE
 from unlearn_export.scorers import load_features, load_scorer
-from unlearn_export.scorers.clip import CONCEPT_PROMPTS, NOTHING, STYLE_PROMPTS, ClipScorer
+from unlearn_export.scorers.clip import ClipScorer
 from unlearn_export.scorers.face import FaceScorer
 from unlearn_export.scorers.nudity import NudeNetScorer
 
@@ -108,7 +109,7 @@ def test_clip_encodes_each_prompt_once(tmp_path: Path, monkeypatch: pytest.Monke
     first = scorer.score(pixels)
     scorer.text_image(pixels, ["a photo of a pizza", "a photo of a pizza"])
     assert torch.equal(first.concept, scorer.score(pixels).concept)
-    assert sum(encoded) == 2 * len(CONCEPT_PROMPTS) + len(NOTHING) + len(STYLE_PROMPTS)
+    assert sum(encoded) == 2 * len(NAMED) + len(NAMED_NOTHING) + len(NAMED_STYLE)
 
 
 def test_clip_with_the_demos_towers_sees_what_the_base_drew(base: Base, demo_clip: Path, pictures: Tensor) -> None:

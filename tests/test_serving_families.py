@@ -1,6 +1,7 @@
 """Every text-to-video pipeline that the contracts know, served: the clip is the pipeline's own."""
 
 import inspect
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -57,10 +58,10 @@ def artifact(folder, pipe, seats=("text_encoder",)):
         twin.load_state_dict(own.state_dict())
         edit(twin.eval()).save_pretrained(folder / seat)
         row = next(c for c in contracts_of(type(pipe).__name__) if c.seat == seat)
-        about[seat] = {"tokenizer": row.tokenizer, "readers": [row.pipelines[0]], "changed": [], "tensors": []}
-        from safetensors.torch import load_file
-
-        about[seat]["tensors"] = sorted(load_file(folder / seat / "model.safetensors"))
+        keys = tuple(Weights.open(folder / seat).files)
+        about[seat] = asdict(
+            SeatRecord(type(own).__name__, "", "", row.tokenizer, "", (row.pipelines[0],), (), keys, 0)
+        )
     (folder / "unlearning").mkdir()
     write_json(folder / "unlearning/recipe.json", {"format": 2, "seats": about, "concepts": [{"name": "pizza"}]})
     for name in ("LICENSE", "NOTICE"):

@@ -1,4 +1,4 @@
-"""Every pipeline family in small: the real classes with random weights and tokenizers trained on the spot.
+"""Every pipeline family in small: the real classes with random weights and tokenizers made on the spot.
 
 ``PIPELINES[name]()`` builds one in milliseconds, ``draw`` makes it paint, ``save_like_hub`` writes its folder.
 Text encoders are 32 wide and have four layers, so that a reader of the third last state has one to read.
@@ -73,16 +73,15 @@ CHATML = (  # as Qwen's own renders text
 def _corpus() -> list[str]:
     """The words, letters, and the pipelines' own templates, so that those take as many tokens as in the real ones."""
     templates = [contract.template.format(" ".join(WORDS)) for contract in CONTRACTS]
-    templates = [template.replace("scren", "") for template in templates]  # misspelt: the real ones split it
+    for word, pieces in (("scren", ""), ("postprocessing", "post\nprocessing")):  # that the real ones split
+        templates = [template.replace(word, pieces) for template in templates]
     return [*templates, *[" ".join(WORDS)] * 20, *string.printable[:95] * 2]
 
 
-def _train(
-    tokenizer: Tokenizer, specials: Sequence[str], alphabet: Sequence[str] = (), **options: Any
-) -> dict[str, Any]:
+def _train(tokenizer: Tokenizer, specials: Sequence[str], alphabet: Sequence[str] = ()) -> dict[str, Any]:
     """The trained model's vocabulary and merges, as ``tokenizer.json`` has them."""
     trainer = trainers.BpeTrainer(
-        vocab_size=1400, show_progress=False, special_tokens=list(specials), initial_alphabet=list(alphabet), **options
+        vocab_size=1400, show_progress=False, special_tokens=list(specials), initial_alphabet=list(alphabet)
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
     model = json.loads(tokenizer.to_str())["model"]
@@ -91,18 +90,21 @@ def _train(
 
 @functools.cache
 def _clip_parts() -> dict[str, Any]:
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), "removed", invert=True),
-            pre_tokenizers.ByteLevel(False),
-        ]
-    )
-    parts = _train(tokenizer, (), pre_tokenizers.ByteLevel.alphabet(), end_of_word_suffix="</w>")
-    for token in ("<|startoftext|>", "<|endoftext|>"):  # the last id marks the end, as in CLIP
-        parts["vocab"][token] = len(parts["vocab"])
-    return parts
+    """Each word of ``WORDS`` is one token; other words are spelt. (Training would number suffixed letters at random.)"""
+    vocabulary, merges = sorted(pre_tokenizers.ByteLevel.alphabet()), []
+    vocabulary += [letter + "</w>" for letter in vocabulary]
+    for word in WORDS:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            vocabulary.append(parts[0])
+    vocabulary = [
+        *dict.fromkeys(vocabulary),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]  # the last id marks the end, as in CLIP
+    return {"vocab": {token: i for i, token in enumerate(vocabulary)}, "merges": list(dict.fromkeys(merges))}
 
 
 def clip_tokenizer() -> CLIPTokenizer:
@@ -112,15 +114,13 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 @functools.cache
 def _t5_pieces() -> list[tuple[str, float]]:
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
-    )
-    trainer = trainers.UnigramTrainer(
-        vocab_size=400, show_progress=False, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>"
-    )
-    tokenizer.train_from_iterator(_corpus(), trainer)
-    return [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    """Short words are one piece and longer ones two; others are spelt. (Training ends in other scores every time.)"""
+    pieces = {"<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0, "▁": -3.0}
+    pieces |= dict.fromkeys(string.printable[:94], -8.0)
+    for word in WORDS:
+        cut = len(word) if len(word) < 5 else 3
+        pieces |= {"▁" + word[:cut]: -4.0} | ({word[cut:]: -4.0} if word[cut:] else {})
+    return list(pieces.items())
 
 
 def t5_tokenizer() -> T5Tokenizer:
@@ -350,7 +350,7 @@ def _flow() -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler(shift=7.0)
 
 
-def _fix_text(pipeline: type) -> None:
+def fix_text(pipeline: type) -> None:
     """Stand in for ftfy, which these pipelines call even where it is not installed: plain text stays as it is."""
     module = sys.modules[pipeline.__module__]
     if not hasattr(module, "ftfy"):
@@ -373,7 +373,7 @@ def wan(*, boundary_ratio: float | None = None) -> Any:
 
 def wan_vace() -> Any:
     torch.manual_seed(1)
-    _fix_text(diffusers.WanVACEPipeline)
+    fix_text(diffusers.WanVACEPipeline)
     sizes = _wan_sizes() | {"num_layers": 3, "vace_layers": [0, 2], "vace_in_channels": 96}
     transformer = diffusers.WanVACETransformer3DModel(**sizes, rope_max_seq_len=32)
     parts = {"transformer": transformer, "vae": _wan_vae(), "scheduler": _flow(), **_t5_seat(multilingual=True)}
@@ -382,7 +382,7 @@ def wan_vace() -> Any:
 
 def wan_animate() -> Any:
     torch.manual_seed(1)
-    _fix_text(diffusers.WanAnimatePipeline)
+    fix_text(diffusers.WanAnimatePipeline)
     sizes = _wan_sizes() | {
         "in_channels": 36,
         "latent_channels": 16,
@@ -417,7 +417,7 @@ def wan_animate() -> Any:
 
 def skyreels(pipeline: type) -> Any:
     torch.manual_seed(1)
-    _fix_text(pipeline)
+    fix_text(pipeline)
     transformer = diffusers.SkyReelsV2Transformer3DModel(**_wan_sizes(), rope_max_seq_len=32)
     scheduler = diffusers.UniPCMultistepScheduler(flow_shift=8.0, use_flow_sigmas=True)
     return pipeline(transformer=transformer, vae=_wan_vae(), scheduler=scheduler, **_t5_seat(multilingual=True))
@@ -425,7 +425,7 @@ def skyreels(pipeline: type) -> Any:
 
 def helios() -> Any:
     torch.manual_seed(1)
-    _fix_text(diffusers.HeliosPipeline)
+    fix_text(diffusers.HeliosPipeline)
     transformer = diffusers.HeliosTransformer3DModel(
         **_wan_sizes(),
         rope_dim=(4, 4, 4),
@@ -1172,7 +1172,7 @@ def flux() -> Any:
     )
 
 
-def chroma() -> Any:
+def chroma(pipeline: type) -> Any:
     torch.manual_seed(1)
     transformer = diffusers.ChromaTransformer2DModel(
         patch_size=1,
@@ -1188,7 +1188,7 @@ def chroma() -> Any:
         approximator_num_channels=16,
     )
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    return diffusers.ChromaPipeline(transformer=transformer, vae=_flow_vae(1), scheduler=scheduler, **_t5_seat())
+    return pipeline(transformer=transformer, vae=_flow_vae(1), scheduler=scheduler, **_t5_seat())
 
 
 def pixart(pipeline: type) -> Any:
@@ -1385,7 +1385,8 @@ PIPELINES: dict[str, Callable[..., Any]] = {
     "StableDiffusionXLPipeline": _of(sdxl, "StableDiffusionXLPipeline"),
     "StableDiffusion3Pipeline": sd3,
     "FluxPipeline": flux,
-    "ChromaPipeline": chroma,
+    "ChromaPipeline": _of(chroma, "ChromaPipeline"),
+    "ChromaInpaintPipeline": _of(chroma, "ChromaInpaintPipeline"),
     "PixArtAlphaPipeline": _of(pixart, "PixArtAlphaPipeline"),
     "PixArtSigmaPipeline": _of(pixart, "PixArtSigmaPipeline"),
     "SanaPipeline": _of(sana, "SanaPipeline"),
@@ -1436,6 +1437,7 @@ _CALLS: dict[str, dict[str, Any]] = {  # where the few arguments of all are not 
     "AnimateDiffSparseControlNetPipeline": _PAIR | {"conditioning_frames": [PICTURE], "controlnet_frame_indices": [0]},
     "AnimateDiffVideoToVideoPipeline": {"video": [PICTURE] * 2, "strength": 1.0},
     "PIAPipeline": _PAIR | {"image": PICTURE},
+    "ChromaInpaintPipeline": {"image": PICTURE, "mask_image": Image.new("L", (32, 32), 255), "strength": 1.0},
     "AnimateDiffSDXLPipeline": _PAIR,
     "TextToVideoSDPipeline": _PAIR,
     "TextToVideoZeroPipeline": {"num_inference_steps": 4, "t0": 1, "t1": 2},
@@ -1449,8 +1451,8 @@ def draw(pipe: DiffusionPipeline, prompt: str | list[str], *, seed: int = 0, **c
     known = inspect.signature(pipe.__call__).parameters
     arguments = {key: value for key, value in _FEW.items() if key in known} | _CALLS.get(name, {})
     arguments |= {"generator": torch.Generator().manual_seed(seed), "output_type": "np"} | changes
-    output = pipe(prompt=prompt, **arguments)
-    return np.asarray(next(iter(output.values())))
+    drawn = np.asarray(next(iter(pipe(prompt=prompt, **arguments).values())))
+    return drawn[None] if name == "TextToVideoZeroPipeline" else drawn  # the one that has no axis for prompts
 
 
 def save_like_hub(pipe: DiffusionPipeline, folder: Path, *, shards: int = 1) -> Path:

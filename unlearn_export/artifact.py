@@ -15,13 +15,30 @@ from typing import Any
 from safetensors import SafetensorError
 
 from .errors import ArtifactError, BaseError
+from .recipe import FORMAT, Recipe, SeatRecord, check_format, seat_records
 from .weights import Weights
 
-FORMAT = 2
-READABLE = (1, 2)  # 1: one encoder, without "seats"
+__all__ = [
+    "CARD",
+    "EVALUATION",
+    "FORMAT",
+    "MANIFEST",
+    "ONNX",
+    "RECIPE",
+    "Artifact",
+    "Recipe",
+    "check_free",
+    "no_space",
+    "read_json",
+    "renewed",
+    "sha256",
+    "staged",
+    "write_json",
+    "write_text",
+]
+
 RECIPE = "unlearning/recipe.json"
 EVALUATION = "unlearning/evaluation.json"
-MOST = 0.1  # an erased concept that is seen more often is told as a failure, whatever the gates
 MANIFEST = "unlearning/manifest.json"
 CARD = "README.md"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -51,17 +68,17 @@ class Artifact:
             raise ArtifactError(f"no artifact folder at {path}: make one with `unlearn-export erase`")
         if not (artifact.path / RECIPE).is_file():
             raise ArtifactError(f"{path} is no artifact: {RECIPE} is missing")
-        version = artifact.recipe.get("format")
-        if version not in READABLE:
-            raise ArtifactError(
-                f"{path} has format {version!r}, this version reads up to {FORMAT}: update unlearn-export"
-            )
+        check_format(read_json(artifact.path / RECIPE), str(path))
         return artifact
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        """What was asked and done: base, concepts, method with its options, seed, image hashes, versions."""
-        return read_json(self.path / RECIPE)
+    def recipe(self) -> Recipe:
+        """What was asked and done. Raises ArtifactError where it cannot be read."""
+        return Recipe.from_json(read_json(self.path / RECIPE))
+
+    @property
+    def _edited(self) -> dict[str, SeatRecord]:
+        return seat_records(read_json(self.path / RECIPE))
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
@@ -72,8 +89,7 @@ class Artifact:
     @property
     def seats(self) -> dict[str, str]:
         """The folders of its encoders, each with its tokenizer's."""
-        about = self.recipe.get("seats") or {"text_encoder": {}}
-        return {name: seat.get("tokenizer", "tokenizer") for name, seat in about.items()}
+        return {name: seat.tokenizer for name, seat in self._edited.items()} or {"text_encoder": "tokenizer"}
 
     @property
     def has_onnx(self) -> bool:
@@ -119,9 +135,9 @@ class Artifact:
 
     def _check_tensors(self) -> None:
         """Raise ArtifactError unless every encoder has just the tensors that its base had."""
-        for name, about in (self.recipe.get("seats") or {}).items():
+        for name, about in self._edited.items():
             try:
-                held, expected = set(Weights.open(self.path / name).files), set(about["tensors"])
+                held, expected = set(Weights.open(self.path / name).files), set(about.tensors)
             except BaseError as error:
                 raise ArtifactError(str(error)) from error
             for key in sorted(held ^ expected)[:1]:
@@ -238,10 +254,3 @@ def write_text(path: Path, text: str) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def still_seen(report: dict[str, Any] | None) -> float:
-    """How often the erased concept is seen after the edit in the worst pipeline, where that is above ``MOST``; else 0."""
-    rates = [p["after"]["erased"]["rate"] or 0.0 for p in report["pipelines"].values()] if report else []
-    worst = max(rates, default=0.0)
-    return worst if worst > MOST else 0.0

@@ -10,8 +10,11 @@ from urllib.parse import quote
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
-from .artifact import Artifact, read_json, sha256, still_seen
+from . import phrasing
+from .artifact import Artifact, read_json, sha256
 from .errors import ArtifactError
+from .evaluation.gates import not_erased
+from .recipe import BaseRecord, Recipe
 
 TEMPLATE = "erased_encoder.md.jinja"  # in the folder of templates, model_cards
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -25,7 +28,6 @@ LICENSES = """
     lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense
     zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma"""
 RATES = {"erased": "Erased, still seen", "others": "Others", "holdout": "Held out", "styles": "Styles of the others"}
-PROMPTS = {"object": "a picture of a {}", "style": "a picture in the style of {}"}
 DEMO_NAME = "the demo base of unlearn-export"
 
 
@@ -53,37 +55,37 @@ def render(artifact: Artifact, repo_id: str = "") -> str:
 
 def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
     recipe, report, files = artifact.recipe, artifact.evaluation, artifact.hashed()
-    first, source = recipe["concepts"][0], recipe["base"]["source"]
+    first, source = recipe.concepts[0], recipe.base.source
     pipelines = report["pipelines"] if report else {}
     return {
         "front": yaml.safe_dump(_metadata(recipe, artifact.has_onnx), sort_keys=False, allow_unicode=True),
         "repo": repo_id or "out",
         "is_local": not repo_id,
         "recipe": recipe,
-        "concepts": recipe["concepts"],
-        "names": [c["name"] for c in recipe["concepts"]],
+        "concepts": recipe.concepts,
+        "names": [c.name for c in recipe.concepts],
         "is_demo": source == "demo",
-        "on_hub": _on_hub(recipe["base"]),
+        "on_hub": _on_hub(recipe.base),
         "base": DEMO_NAME if source == "demo" else _public(source),
         "width": read_json(artifact.path / "text_encoder/config.json")["hidden_size"],
         "has_onnx": artifact.has_onnx,
-        "prompt": PROMPTS.get(first["kind"], "a picture of {}").format(first["name"]),
+        "prompt": phrasing.example(first.kind, first.name),
         "report": report,
-        "still_seen": still_seen(report),
+        "not_erased": not_erased(report),
         "probe": read_json(probe) if (probe := artifact.path / "unlearning/probe.json").is_file() else None,
         "pipelines": {_public(name): rates for name, rates in pipelines.items()},
         "rates": {k: v for k, v in RATES.items() if any(p["before"][k]["n"] for p in pipelines.values())},
         "by_concept": sorted({c for p in pipelines.values() for c in p["before"]["by_concept"]}),
-        "options": {k: "+".join(v) if isinstance(v, list) else v for k, v in recipe["method"]["options"].items()},
+        "options": {k: "+".join(v) if isinstance(v, tuple) else v for k, v in recipe.method.options.items()},
         "commands": _commands(recipe, report, artifact.has_onnx),
         "files": [(name, (artifact.path / name).stat().st_size, sha256(artifact.path / name)) for name in files],
         "names_of_files": files,
     }
 
 
-def _metadata(recipe: dict[str, Any], has_onnx: bool) -> dict[str, Any]:
+def _metadata(recipe: Recipe, has_onnx: bool) -> dict[str, Any]:
     """The front matter, as the Hub validates it."""
-    declared = recipe["base"]["license"]
+    declared = recipe.base.license
     data: dict[str, Any] = {"license": declared}
     if declared not in LICENSES.split():
         slug = re.sub(r"[^a-z0-9.]+", "-", declared.lower()).strip("-")
@@ -91,15 +93,15 @@ def _metadata(recipe: dict[str, Any], has_onnx: bool) -> dict[str, Any]:
         data = {"license": "other", "license_name": name, "license_link": "LICENSE"}
     # Not diffusers: for that the Hub offers DiffusionPipeline.from_pretrained(repo), and there is no pipeline here.
     data |= {"library_name": "transformers", "pipeline_tag": "feature-extraction"}
-    if _on_hub(recipe["base"]):
-        data |= {"base_model": recipe["base"]["source"], "base_model_relation": "finetune"}
+    if _on_hub(recipe.base):
+        data |= {"base_model": recipe.base.source, "base_model_relation": "finetune"}
     tags = ["unlearning", "concept-erasure", "text-encoder", "text-to-image", "text-to-video", "safetensors"]
     return data | {"tags": tags + ["onnx"] * has_onnx}
 
 
-def _on_hub(base: dict[str, Any]) -> bool:
+def _on_hub(base: BaseRecord) -> bool:
     """A download records its commit; a folder such as models/sd15, which looks like a Hub id, has none."""
-    return bool(base["revision"]) and HUB_ID.fullmatch(base["source"]) is not None
+    return bool(base.revision) and HUB_ID.fullmatch(base.source) is not None
 
 
 def _public(source: str) -> str:
@@ -107,28 +109,28 @@ def _public(source: str) -> str:
     return re.split(r"[/\\]", source.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|\w:", source) else source
 
 
-def _commands(recipe: dict[str, Any], report: dict[str, Any] | None, has_onnx: bool) -> str:
+def _commands(recipe: Recipe, report: dict[str, Any] | None, has_onnx: bool) -> str:
     """The command lines that make this artifact again.
 
     Every hyper-parameter is spelled out, so that the line outlives a change of defaults.
     """
-    concepts, base, method = recipe["concepts"], recipe["base"], recipe["method"]
-    source = base["source"] if base["source"] == "demo" or _on_hub(base) else _public(base["source"])
-    where = ["--base", source, *(["--revision", base["revision"]] if base["revision"] else []), "-o", "out"]
+    concepts, base, method = recipe.concepts, recipe.base, recipe.method
+    source = base.source if base.source == "demo" or _on_hub(base) else _public(base.source)
+    where = ["--base", source, *(["--revision", base.revision] if base.revision else []), "-o", "out"]
     if len(concepts) > 1:
         start, words = ["--plan", "recipe.json"], []
     else:
         [only] = concepts
-        start, words = [only["name"]], ["--kind", only["kind"]]
-        words += [part for alias in only["aliases"] for part in ("--alias", alias)]
-        words += ["--anchor", only["anchor"]] if only["anchor"] else []
-        words += [part for name in only["retain"] for part in ("--retain", name)]
-    options = ["--method", method["name"]]
-    for key, value in method["options"].items():
-        if value != []:
-            options += ["-O", f"{key}={'+'.join(value) if isinstance(value, list) else value}"]
-    end = ["--seed", str(recipe["seed"])]
-    if any("file" in image for images in recipe["images"] for image in images):
+        start, words = [only.name], ["--kind", only.kind]
+        words += [part for alias in only.aliases for part in ("--alias", alias)]
+        words += ["--anchor", only.anchor] if only.anchor else []
+        words += [part for name in only.retain for part in ("--retain", name)]
+    options = ["--method", method.name]
+    for key, value in method.options.items():
+        if value != ():
+            options += ["-O", f"{key}={'+'.join(value) if isinstance(value, tuple) else value}"]
+    end = ["--seed", str(recipe.seed)]
+    if any("file" in image for images in recipe.images for image in images):
         end += ["--images", "pictures"]
     end += ["--no-evaluate"] if has_onnx else ["--no-onnx", "--no-evaluate"]
     parts = (["unlearn-export", "erase", *start, *where], words, options, end)

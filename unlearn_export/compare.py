@@ -110,15 +110,15 @@ def compare(artifacts: Sequence[Artifact]) -> Comparison:
         rows.append(
             Row(
                 name=str(artifact.path),
-                concepts=tuple(c["name"] for c in recipe["concepts"]),
-                method=recipe["method"]["name"],
+                concepts=tuple(c.name for c in recipe.concepts),
+                method=recipe.method.name,
                 figures=values[i],
                 seconds=report["cost"]["seconds"].get("erase"),
                 best=not any(_dominates(other, values[i]) for j, other in enumerate(values) if j != i),
             )
         )
     ways = {
-        "base": [a.recipe["base"]["text_encoder_sha256"] for a in artifacts],
+        "base": [a.recipe.base.text_encoder_sha256 for a in artifacts],
         "targets": [r["targets"] for r in reports],
         "scorer": [r["scorer"] for r in reports],
         "seed": [r["seed"] for r in reports],

@@ -1,7 +1,6 @@
 """Run an eraser on a base, with a seed and a recipe, and write the result into an artifact folder."""
 
 import copy
-import json
 import platform
 import shutil
 from collections.abc import Sequence
@@ -9,18 +8,20 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from .artifact import FORMAT, RECIPE, write_json, write_text
+from .artifact import RECIPE, write_json, write_text
 from .base import Base, Seat
 from .bench import Bench
 from .concept import Concept
 from .edit import Edit
 from .erasers import Eraser, OnStep
 from .errors import DivergedError, UsageError
+from .forecast import check_memory
+from .recipe import BaseRecord, Changed, MethodRecord, Recipe, SeatRecord
+from .records import frozen
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")
 
@@ -31,7 +32,7 @@ class Erased:
 
     base: Base
     edit: Edit
-    recipe: dict[str, Any]
+    recipe: Recipe
 
     @cached_property
     def encoders(self) -> dict[str, PreTrainedModel]:
@@ -66,36 +67,27 @@ def erase(
     check_concepts(concepts)
     if images is not None and not method.draws:
         raise UsageError(f"the method {method.name} looks at no pictures: leave --images out")
-    bench = Bench(base, torch.Generator().manual_seed(seed), images, choose_seats(base, seats))
+    chosen = choose_seats(base, seats)
+    check_memory(chosen, method)
+    bench = Bench(base, torch.Generator().manual_seed(seed), images, chosen)
     concepts = method.resolve(bench, concepts)
     edit = method.edit(bench, concepts, on_step)
     if not edit.finite:
         raise DivergedError("the edit diverged to NaN: lower the learning rate, for example -O lr=0.003")
     done = {name: _about(seat, edit) for name, seat in bench.seats.items()}
     first = next(iter(done.values()))
-    recipe = {
-        "format": FORMAT,
-        "base": {
-            "source": base.source,
-            "revision": base.revision,
-            "kind": base.kind,
-            "license": base.license,
-            "text_encoder_sha256": first["sha256"],
-            "tokenizer_sha256": first["tokenizer_sha256"],
-        },
-        "seats": done,
-        "concepts": [asdict(c) for c in concepts],
-        "method": {"name": method.name, "options": asdict(method)},  # type: ignore[call-overload]
-        "seed": seed,
-        "images": [list(s.sources) for s in bench.shots],
-        "changed": {
-            "tensors": [key for about in done.values() for key in about["changed"]],
-            "parameters": edit.parameters,
-        },
-        "parameters": sum(about["parameters"] for about in done.values()),
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-    }
-    return Erased(base, edit, json.loads(json.dumps(recipe)))
+    recipe = Recipe(
+        base=BaseRecord(base.source, base.revision, base.license, first.sha256, first.tokenizer_sha256, base.kind),
+        concepts=tuple(concepts),
+        method=MethodRecord(method.name, frozen(asdict(method))),  # type: ignore[call-overload]
+        seed=seed,
+        images=frozen([s.sources for s in bench.shots]),
+        changed=Changed(tuple(key for about in done.values() for key in about.changed), edit.parameters),
+        parameters=sum(about.parameters for about in done.values()),
+        versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        seats=done,
+    )
+    return Erased(base, edit, recipe)
 
 
 def check_concepts(concepts: Sequence[Concept]) -> None:
@@ -115,20 +107,19 @@ def choose_seats(base: Base, names: Sequence[str]) -> dict[str, Seat]:
     return {name: seat for name, seat in base.seats.items() if not names or name in names}
 
 
-def _about(seat: Seat, edit: Edit) -> dict[str, Any]:
-    """What the recipe tells of one edited encoder."""
-    return {
-        "architecture": seat.architecture,
-        "family": seat.family.name,
-        "sha256": seat.weights.fingerprint,
-        "tokenizer": seat.tokenizer_name,
-        "tokenizer_sha256": seat.tokenizer_fingerprint,
-        "readers": [c.pipelines[0] for c in seat.contracts],
-        "changed": sorted(edit.tensors.get(seat.name, {})),
-        "tensors": sorted(seat.weights.files),
-        "parameters": seat.weights.parameters,
-        "loss": list(edit.loss[seat.name]) if seat.name in edit.loss else None,
-    }
+def _about(seat: Seat, edit: Edit) -> SeatRecord:
+    return SeatRecord(
+        architecture=seat.architecture,
+        family=seat.family.name,
+        sha256=seat.weights.fingerprint,
+        tokenizer=seat.tokenizer_name,
+        tokenizer_sha256=seat.tokenizer_fingerprint,
+        readers=tuple(c.pipelines[0] for c in seat.contracts),
+        changed=tuple(sorted(edit.tensors.get(seat.name, {}))),
+        tensors=tuple(sorted(seat.weights.files)),
+        parameters=seat.weights.parameters,
+        loss=edit.loss.get(seat.name),
+    )
 
 
 def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
@@ -148,9 +139,9 @@ def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
         seat.weights.write(target, tensors)
         shutil.copytree(seat.tokenizer_folder, folder / seat.tokenizer_name, copy_function=shutil.copyfile)
         seat.family.complete_tokenizer(folder / seat.tokenizer_name)
-    write_json(folder / RECIPE, erased.recipe)
+    write_json(folder / RECIPE, erased.recipe.to_json())
     write_text(folder / "LICENSE", base.license_text)
-    names = ", ".join(c["name"] for c in erased.recipe["concepts"])
+    names = ", ".join(c.name for c in erased.recipe.concepts)
     changed = ", ".join(f"{name}/*.safetensors" for name in erased.edit.tensors)
     kept = ", ".join(f"{base.seats[name].tokenizer_name}/ and {name}/config.json" for name in erased.edit.tensors)
     write_text(

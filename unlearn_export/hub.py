@@ -27,7 +27,7 @@ MESSAGE = "Publish the edited text encoder"
 TAG = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 # What the client raises for trouble outside this machine: its transport's errors, refused requests (OSError too),
 # a card that the Hub rejects (ValueError), and an upload that failed in a thread (RuntimeError).
-TROUBLE = (HTTPError, OSError, ValueError, RuntimeError)
+HUB_ERRORS = (HTTPError, OSError, ValueError, RuntimeError)
 T = TypeVar("T")
 Contents = dict[str, Path | bytes]  # path in the repository → a file here, or its bytes
 
@@ -96,7 +96,7 @@ def push(
     if tag is not None:
         try:
             api.create_tag(repo_id, tag=tag, revision=revision)
-        except TROUBLE as error:
+        except HUB_ERRORS as error:
             raise HubError(f"pushed {url}, but the tag {tag!r} failed: {_explain(error, repo_id)}") from error
     return Pushed(url, revision, repo_id, files, tag)
 
@@ -127,7 +127,7 @@ def _commit(
     try:
         info: CommitInfo = api.create_commit(repo_id, operations, commit_message=message, create_pr=create_pr)
         return info.pr_url or info.commit_url, info.oid
-    except TROUBLE as error:
+    except HUB_ERRORS as error:
         if not _is_lost(error):
             raise HubError(_explain(error, repo_id)) from error
         landed = _find_landed(api, repo_id, contents, create_pr=create_pr, before=before)
@@ -148,7 +148,7 @@ def _find_landed(
         for head in heads:
             if (head.ref, head.target_commit) not in known and _holds(api, repo_id, head.target_commit, contents):
                 return head
-    except TROUBLE:
+    except HUB_ERRORS:
         pass  # the Hub is still away: the first error is the one to report
     return None
 
@@ -172,7 +172,7 @@ def _ask(repo_id: str, request: Callable[[], T]) -> T:
     """The answer to a request. Raises HubError in place of the client's own errors."""
     try:
         return request()
-    except TROUBLE as error:
+    except HUB_ERRORS as error:
         raise HubError(_explain(error, repo_id)) from error
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .artifact import write_json
 from .base import Base
-from .concept import TEMPLATES, Concept
+from .concept import Concept
 from .errors import UnlearnExportError, UsageError
 from .evaluation import known_as
 from .evaluation.rates import Rate
@@ -18,6 +18,7 @@ from .evaluation.samples import Ask, draw, to_images
 from .evaluation.scorer import Scorer
 from .media import contact_sheet, save_image
 from .neighbours import anchors, neighbours
+from .phrasing import TEMPLATES, style_templates
 from .plan import write_plan
 
 FORMAT = 1
@@ -197,8 +198,7 @@ def _templates(base: Base, kind: str) -> tuple[str, ...]:
     """A style is drawn on the things that the base knows."""
     if kind != "style":
         return TEMPLATES[kind]
-    ways = ("a picture of a {subject} in {{}} style", "a {subject} in the style of {{}}")
-    return tuple(ways[i % 2].format(subject=subject) for i, subject in enumerate(base.vocabulary.concepts))
+    return style_templates(base.vocabulary.concepts)
 
 
 def _above(rate: Rate, floor: Rate) -> bool:

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .base import Base
-from .concept import TEMPLATES, Concept
+from .concept import Concept
 from .errors import UsageError
 from .families.tokens import tokenise
+from .phrasing import TEMPLATES
 
 SHALLOW = 4_000_000_000  # bytes of weights above which an encoder is asked through its first layer only
 

@@ -34,8 +34,26 @@ OURS: Mapping[str, Mapping[str, str]] = {
     },
     "bases": {"demo": "unlearn_export.demo:base"},
     "pipelines": {"demo": "unlearn_export.demo:load"},  # "demo:NAME" is what it makes of NAME
-    "attacks": {},
-    "scorers": {},
+    "attacks": {
+        "direct": "unlearn_export.probe.words:Direct",
+        "unrelated": "unlearn_export.probe.words:Unrelated",
+        "alias": "unlearn_export.probe.words:Alias",
+        "paraphrase": "unlearn_export.probe.words:Paraphrase",
+        "misspelling": "unlearn_export.probe.words:Misspelling",
+        "language": "unlearn_export.probe.words:Language",
+        "composition": "unlearn_export.probe.words:Composition",
+        "ring-a-bell": "unlearn_export.probe.ring_a_bell:RingABell",
+        "unlearndiff": "unlearn_export.probe.unlearn_diff:UnlearnDiff",
+        "pseudo-word": "unlearn_export.probe.pseudo_word:PseudoWord",
+        "linear-probe": "unlearn_export.probe.linear_probe:LinearProbe",
+        "relearn": "unlearn_export.probe.relearn:Relearn",
+    },
+    "scorers": {
+        "demo": "unlearn_export.scorers.named:demo",
+        "clip": "unlearn_export.scorers.named:clip",
+        "nudenet": "unlearn_export.scorers.named:nudenet",
+        "face": "unlearn_export.scorers.named:face",
+    },
 }
 
 
@@ -51,6 +69,11 @@ def found(kind: str) -> dict[str, Callable[[], Any]]:
             raise UnlearnExportError(f"two {kind} are called {entry.name!r}: uninstall {entry.value} or the other one")
         parts[entry.name] = functools.partial(_theirs, kind, entry)
     return parts
+
+
+def theirs(kind: str) -> dict[str, Callable[[], Any]]:
+    """The parts of a kind that other packages bring, by name, as loaders. Raises what ``found`` raises."""
+    return {name: loader for name, loader in found(kind).items() if name not in OURS[kind]}
 
 
 def load(kind: str, name: str) -> Any:

@@ -7,9 +7,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .artifact import Artifact, read_json, still_seen, write_text
+from .artifact import Artifact, read_json, write_text
 from .evaluation import picture_files
-from .evaluation.gates import MEANING, figures
+from .evaluation.gates import MEANING, figures, not_erased
 
 TEMPLATE = "report.html.jinja"
 REPORT = "unlearning/report.html"
@@ -44,14 +44,14 @@ def render_report(artifact: Artifact) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "interval": _interval, "curve": _curve}
-    report = artifact.evaluation or {}
+    recipe, report = artifact.recipe, artifact.evaluation or {}
     values = figures(report)
     probe = artifact.path / PROBE
     return environment.get_template(TEMPLATE).render(
-        names=[c["name"] for c in artifact.recipe["concepts"]],
-        recipe=artifact.recipe,
+        names=[c.name for c in recipe.concepts],
+        recipe=recipe,
         report=report,
-        still_seen=still_seen(report),
+        not_erased=not_erased(report),
         figures={name: (values[name], MEANING[name]) for name in MEANING if values[name] is not None},
         rates=RATES,
         variants=VARIANTS,

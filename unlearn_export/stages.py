@@ -25,6 +25,7 @@ from .evaluation import Evaluation, Features, OnProgress, Scorer, Size, evaluate
 from .images import read_references
 from .loading import load_torch
 from .onnx.export import OnnxExport, export_onnx
+from .recipe import Recipe
 from .report import write_report
 from .scorers import load_features, load_scorer
 from .weights import Weights
@@ -73,18 +74,19 @@ def build(
     seed: int = 0,
     onnx: bool = True,
     evaluation: Assessment | None = None,
+    seats: Sequence[str] = (),
     overwrite: bool = False,
     hooks: Hooks | None = None,
 ) -> Artifact:
     """Erase and write the whole artifact folder at ``out``; it appears complete or not at all.
 
-    onnx: export the graph too. evaluation: how to judge it; None skips that.
+    onnx: export the graph too. seats: the encoders to edit, all by default. evaluation: how to judge it; None skips that.
     """
     hooks = hooks or Hooks()
     with staged(out, overwrite=overwrite) as folder:
         jury = None if evaluation is None else _Jury.gather(base, concepts, evaluation)
         with hooks.stage("erase"):
-            erased = erase(base, concepts, method, images=images, seed=seed, on_step=hooks.on_step)
+            erased = erase(base, concepts, method, images=images, seed=seed, seats=seats, on_step=hooks.on_step)
         write_encoder(base, erased, folder)
         if onnx:
             with hooks.stage("onnx"):
@@ -116,7 +118,7 @@ def measure(
     hooks = hooks or Hooks()
     with renewed(artifact) as twin:
         base = base_of(artifact, source)
-        jury = _Jury.gather(base, [Concept.from_json(c) for c in artifact.recipe["concepts"]], how)
+        jury = _Jury.gather(base, artifact.recipe.concepts, how)
         with hooks.stage("evaluate"):
             result = jury.judge(base, read_encoders(base, artifact), artifact.recipe, hooks)
         earlier = artifact.evaluation or {"pipelines": {}}
@@ -141,14 +143,15 @@ def base_of(artifact: Artifact, source: str | None = None) -> Base:
 
     Raises ArtifactError where it is not found or has another text encoder.
     """
-    made_from = artifact.recipe["base"]
-    where = source or made_from["source"]
+    recipe = artifact.recipe
+    made_from = recipe.base
+    where = source or made_from.source
     if where.startswith("./") and not Path(where).is_dir():
         raise ArtifactError(f"{artifact.path} was made from a local folder {where[2:]!r}: say where it is with --base")
-    base = load_base(where, None if source else made_from["revision"])
-    made = artifact.recipe.get("seats") or {base.seat.name: {"sha256": made_from["text_encoder_sha256"]}}
-    for name, about in made.items():
-        if name not in base.seats or base.seats[name].weights.fingerprint != about["sha256"]:
+    base = load_base(where, None if source else made_from.revision)
+    made = {name: seat.sha256 for name, seat in recipe.seats.items()}
+    for name, digest in (made or {base.seat.name: made_from.text_encoder_sha256}).items():
+        if name not in base.seats or base.seats[name].weights.fingerprint != digest:
             raise ArtifactError(f"{artifact.path} was made from another text encoder than {where} has")
     return base
 
@@ -188,14 +191,13 @@ def load_t2v(source: str, base: Base) -> DiffusionPipeline:
     return pipeline
 
 
-def _cost(recipe: dict[str, Any], seconds: dict[str, float]) -> dict[str, Any]:
+def _cost(recipe: Recipe, seconds: dict[str, float]) -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    changed = recipe["changed"]["parameters"]
     return {
         "seconds": dict(seconds),
         "peak_memory_bytes": peak,
-        "parameters_changed": changed,
-        "parameters": recipe["parameters"],
+        "parameters_changed": recipe.changed.parameters,
+        "parameters": recipe.parameters,
     }
 
 
@@ -235,16 +237,14 @@ class _Jury:
         judges = {"scorer": _without_folder(name), "features": how.features}
         return cls(how, size, scorer, sources, pipelines, references, features, judges)
 
-    def judge(
-        self, base: Base, edited: Mapping[str, PreTrainedModel], recipe: Mapping[str, Any], hooks: Hooks
-    ) -> Evaluation:
+    def judge(self, base: Base, edited: Mapping[str, PreTrainedModel], recipe: Recipe, hooks: Hooks) -> Evaluation:
         result = evaluate(
             base,
             edited,
-            [Concept.from_json(c) for c in recipe["concepts"]],
+            recipe.concepts,
             self.scorer,
             t2v=self.t2v,
-            holdout=recipe["method"]["options"].get("holdout", ()),
+            holdout=recipe.method.options.get("holdout", ()),
             references=self.references,
             features=self.features,
             size=self.size,
@@ -282,9 +282,9 @@ def summary(artifact: Artifact) -> dict[str, Any]:
     recipe, evaluation = artifact.recipe, artifact.evaluation
     return {
         "path": str(artifact.path),
-        "concepts": [c["name"] for c in recipe["concepts"]],
-        "anchors": [c["anchor"] for c in recipe["concepts"]],
-        "method": recipe["method"]["name"],
+        "concepts": [c.name for c in recipe.concepts],
+        "anchors": [c.anchor for c in recipe.concepts],
+        "method": recipe.method.name,
         "onnx": artifact.has_onnx,
         "files": len(artifact.files()),
         "evaluation": evaluation,

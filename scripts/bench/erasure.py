@@ -39,7 +39,7 @@ def measure(concept: Concept) -> dict[str, Any]:
     originals: dict[str, torch.Tensor] = {}
     for name, options in METHODS.items():
         erased = erase(base, [concept], make_method(name, options))
-        wanted = [Concept.from_json(c) for c in erased.recipe["concepts"]]
+        wanted = erased.recipe.concepts
         found[name] = evaluate(
             base, erased.encoder, wanted, scorer, t2v=t2v, holdout=HELD_OUT, size=SIZE, seed=SEED, originals=originals
         ).report

@@ -186,9 +186,9 @@ def evaluation_table(evaluation: dict[str, Any]) -> str:
 
 def warn_unless_erased(evaluation: dict[str, Any] | None) -> None:
     """A line on stderr where the concept is still seen."""
-    from ..artifact import still_seen
+    from ..evaluation.gates import not_erased
 
-    if seen := still_seen(evaluation):
+    if seen := not_erased(evaluation):
         click.echo(
             f"warning: not erased: in the worst pipeline {seen:.0%} of the pictures still show it; "
             "try other options, or another method",

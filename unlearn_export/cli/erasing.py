@@ -41,6 +41,13 @@ from .common import (
 @click.option("--retain", multiple=True, help="A neighbour that must survive; repeatable.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, in place of the base's own.")
 @click.option("--seed", default=0, type=SEED, help="Same seed, same bytes, on one machine.")
+@click.option(
+    "--seat", "seats", multiple=True, help="Encoder to edit, such as text_encoder_2; repeatable. [default: all]"
+)
+@click.option(
+    "--reader", "readers", multiple=True, metavar="PIPELINE", help="Pipeline class to cover as well; see `families`."
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be edited, what that reaches and costs; edit nothing.")
 @click.option("--no-onnx", is_flag=True, help="Skip the ONNX graph.")
 @click.option("--no-evaluate", is_flag=True, help="Skip the evaluation.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete.")
@@ -61,6 +68,9 @@ def erase(
     retain: tuple[str, ...],
     images: Path | None,
     seed: int,
+    seats: tuple[str, ...],
+    readers: tuple[str, ...],
+    dry_run: bool,
     no_onnx: bool,
     no_evaluate: bool,
     overwrite: bool,
@@ -93,7 +103,15 @@ def erase(
     from ..evaluation import Size
     from ..stages import Assessment, build, summary
 
-    base = load_base(source, revision, device)
+    base = load_base(source, revision, device, readers)
+    if dry_run:
+        from ..erase import check_concepts, choose_seats
+        from ..forecast import forecast, text, to_json
+
+        check_concepts(wanted)
+        found = forecast(base, choose_seats(base, seats), eraser)
+        print_result({"seats": to_json(found)}, as_json, lambda: text(found))
+        return
     with Bars() as hooks:
         artifact = build(
             base,
@@ -102,6 +120,7 @@ def erase(
             out,
             images=images,
             seed=seed,
+            seats=seats,
             onnx=not no_onnx,
             evaluation=None if no_evaluate else Assessment(Size(**size), t2v or None, scorer),
             overwrite=overwrite,

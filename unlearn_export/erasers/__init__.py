@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
 from ..plugins import found
@@ -58,8 +58,12 @@ def make_method(name: str, options: dict[str, str]) -> Eraser:
         if key not in known:
             raise UsageError(f"{name} has no option {key!r}: choose from {', '.join(known)}")
         try:
-            kind = types[key]
-            values[key] = tuple(text.split("+")) if kind not in (int, float, str) else kind(text)
+            kind = next((t for t in (*get_args(types[key]), types[key]) if t in (int, float, str)), tuple)
+            values[key] = tuple(text.split("+")) if _is_list(types[key]) else kind(text)
         except ValueError as error:
-            raise UsageError(f"{key}={text!r} is no {types[key].__name__}") from error
+            raise UsageError(f"{key}={text!r} is no {kind.__name__}") from error
     return cls(**values)
+
+
+def _is_list(kind: Any) -> bool:
+    return get_origin(kind) is tuple

@@ -1,5 +1,6 @@
 """Anchor alignment: the concept's prompts come to mean another thing's, everything else stays."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from ..edit import Edit
 from ..errors import DivergedError, UsageError
 from ..families.contracts import ReaderContract
 from ..families.tokens import Tokens, tokenise
+from ..forecast import GIB, Cost
 from ..neighbours import anchors, unknown
 from .options import check_range, option
 from .prompts import Prompts, places
@@ -41,16 +43,16 @@ class Anchor:
     draws: ClassVar[bool] = False  # needs no denoiser
 
     depth: int = option(1, "layers of the encoder that are fitted, from the first on")
-    steps: int = option(0, "optimizer steps; 0 takes 200, and fewer where a layer is large (see `steps_for`)")
-    lr: float = option(0.5, "most that a step may change what a matrix answers, relative to that")
-    batch: int = option(0, "prompts of each sort in a step; 0 takes 16, and fewer where a layer is large")
+    steps: int | None = option(None, "optimizer steps; by default 200, and fewer where a layer is large")
+    lr: float = option(1.0, "most that a step may change what a matrix answers, relative to that")
+    batch: int | None = option(None, "prompts of each sort in a step; by default 16, and fewer where a layer is large")
     keep: float = option(4.0, "weight of the prompts that must stay")
-    pool: int = option(0, "prompts of each sort, drawn from throughout; 0 takes 512, or 8 for each prompt of a batch")
+    pool: int | None = option(None, "prompts of each sort, drawn from throughout; by default 512, and fewer likewise")
     parts: tuple[str, ...] = option(("mlp", "attention"), "layers that may change: mlp, attention, last-attention")
     holdout: tuple[str, ...] = option((), "known concepts that the kept prompts must not name, to judge by")
 
     def __post_init__(self) -> None:
-        check_range(self, above=("depth", "lr"), least=("keep", "steps", "batch", "pool"))
+        check_range(self, above=("depth", "lr", "steps", "batch", "pool"), least=("keep",))
 
     def resolve(self, bench: Bench, concepts: Sequence[Concept]) -> list[Concept]:
         """Known synonyms become aliases, and a concept without an anchor takes a known neighbour (see ``anchors``).
@@ -77,6 +79,27 @@ class Anchor:
             concept = replace(concept, anchor=anchors(base, concept, avoid=taken | set(self.holdout))[0])
         return concept
 
+    def cost(self, seat: Seat) -> Cost:
+        """What the fit of one encoder takes: weights, gradients and Adam's two moments in float32, two copies as
+        stored, and the pool's states."""
+        skeleton = seat.family.skeleton(seat.config, min(self.depth, seat.depth))
+        layers = seat.family.linears(skeleton, self.parts)
+        learning = sum(p.numel() for layer in layers.values() for p in layer.parameters())
+        steps, batch, pool = self.sizes(learning)
+        stored = seat.get(seat.family.embedding).element_size()
+        positions = sum(_positions(c) for c in seat.contracts)
+        states = 4 * 4 * pool * positions * seat.width
+        flops = learning * (6 * steps * 3 * batch * positions / len(seat.contracts) + 2 * 4 * pool * positions)
+        return Cost(learning, int(learning * (16 + 2 * stored) + states + 0.8 * GIB), flops)
+
+    def sizes(self, learning: int) -> tuple[int, int, int]:
+        """(steps, prompts of each sort in a step, pool) where so many parameters learn. What one prompt costs grows
+        with them, what a fit needs does not: 200 × 16 up to 2 million, 40 × 8 from 60 million.
+        """
+        steps, batch = (200, 16) if learning <= SMALL else (80, 8) if learning < LARGE else (40, 8)
+        batch = self.batch or batch
+        return self.steps or steps, batch, self.pool or (512 if batch >= 16 else 16 * batch)
+
     def edit(
         self,
         bench: Bench,
@@ -100,14 +123,10 @@ class Anchor:
         return Edit(parent, tensors, loss)
 
 
-def sizes_for(parameters: int) -> tuple[int, int]:
-    """(steps, prompts of each sort in a step) for a fit in which so many parameters learn.
-
-    What one prompt costs grows with them, what a fit needs does not: 200 × 16 up to 2 million, 40 × 8 from 60 million.
-    """
-    if parameters <= SMALL:
-        return 200, 16
-    return (80, 8) if parameters < LARGE else (40, 8)
+def _positions(contract: ReaderContract) -> int:
+    """How many positions a prompt has for a reader: all that it reads, or about what a prompt of a dozen words takes."""
+    padded = contract.reads == "all" and contract.fill == "length"
+    return contract.length if padded or not (contract.mask or contract.causal) else 24 + len(contract.template) // 4
 
 
 @dataclass(frozen=True)
@@ -133,9 +152,8 @@ class _Fit:
         self.depth = min(method.depth, seat.depth)
         empty = self.family.skeleton(seat.config, self.depth)
         learning = self.family.linears(empty, method.parts)
-        steps, batch = sizes_for(sum(p.numel() for layer in learning.values() for p in layer.parameters()))
-        self.steps, self.batch = method.steps or steps, method.batch or batch
-        self.pool = method.pool or (512 if self.batch == 16 else 8 * self.batch)
+        count = sum(p.numel() for layer in learning.values() for p in layer.parameters())
+        self.steps, self.batch, self.pool = method.sizes(count)
         prompts = Prompts(bench.vocabulary, seat.tokenizer, concepts, method.holdout, bench.generator)
         pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
         texts = [p[0] for p in pairs] + kept + [p[2] for p in pairs]
@@ -145,7 +163,8 @@ class _Fit:
         used = torch.cat([t.ids.flatten() for t in (*rows, *pins)])
         self.model = seat.skeleton(self.depth, used=used).to(self.device)
         self.layers = self.family.linears(self.model, method.parts)
-        self.pin = Pin(self.layers)
+        self.dtype = seat.get(seat.family.embedding).dtype  # lossless for what was stored so
+        self.pin = Pin(self.layers, self.dtype)
         with self.pin.watching():
             for tokens, contract in zip(pins, seat.contracts, strict=True):
                 self.pin.at(tokens, contract.mask)
@@ -187,6 +206,13 @@ class _Fit:
             return full
         return min(full, int(tokens.mask.sum(1).max()) + 1 + self._dice(8))
 
+    def _schedule(self, step: int) -> float:
+        """A tenth of the steps, five at least, to warm up, then down to nothing along a cosine."""
+        warm = max(5, self.steps // 10)
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, self.steps - warm))
+
     def _dice(self, n: int) -> int:
         return int(torch.randint(n, (1,), generator=self.generator))
 
@@ -211,26 +237,30 @@ class _Fit:
         groups: Any = relative_steps(self.layers, self.method.lr)
         with only_trainable(self.model, self.layers) as params:
             optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
-            warm = max(0.1, 2 / (self.steps + 1))
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, [g["lr"] for g in groups], total_steps=self.steps + 1, pct_start=warm
-            )
+            rates, calm = [g["lr"] for g in optimizer.param_groups], 1.0
             first = self._check()
-            best, kept = first, [p.detach().clone() for p in params]
+            best, kept = first, [p.detach().to(self.dtype, copy=True) for p in params]
             for step in range(self.steps):
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * calm * self._schedule(step)
                 i = count + torch.randint(free[0], (self.batch,), generator=self.generator)
                 j = 2 * count + torch.randint(free[1], (2 * self.batch,), generator=self.generator)
                 loss = self._loss(self.readings[step % len(self.readings)], i, j)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                schedule.step()
                 self.pin.apply()
                 tell(step + 1, self.steps, loss.item())
                 if (step + 1) % max(1, self.steps // CHECKS) == 0 or step + 1 == self.steps:
                     reached = self._check()
                     if reached < best:
-                        best, kept = reached, [p.detach().clone() for p in params]
+                        best, kept = reached, [p.detach().to(self.dtype, copy=True) for p in params]
+                    elif not reached < 1.5 * best:  # astray: back to the best, in smaller steps
+                        calm /= 3
+                        optimizer.state.clear()
+                        with torch.no_grad():
+                            for p, known in zip(params, kept, strict=True):
+                                p.copy_(known)
         if not best < first:
             raise DivergedError(
                 f"the fit of {self.seat.name} ends no better than it began (loss {first:.3g}): nothing was written; "

@@ -18,5 +18,7 @@ def check_range(method: Any, *, above: Sequence[str], least: Sequence[str] = ())
     for names, ends in ((above, False), (least, True)):
         for name in names:
             value = getattr(method, name)
+            if value is None:  # left to the method
+                continue
             if not math.isfinite(value) or value < 0 or (value == 0 and not ends):
                 raise UsageError(f"{name}={value}: it must be {'at least' if ends else 'above'} 0 and finite")

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..concept import TEMPLATES, Concept
+from ..concept import Concept
 from ..errors import UsageError
 from ..families.tokens import Tokens
+from ..phrasing import TEMPLATES, in_style, styled, with_context
 from ..vocabulary import Vocabulary
 
 
@@ -61,11 +62,11 @@ class Prompts:
     def _frame(self, template: str, style: bool) -> str:
         """A template with a context, and a style or, for a style's own prompts, a subject."""
         if style:
-            if self._index(4):  # "a pizza in the style of {}"
-                template = f"a {self._pick(self.subjects)} in {('the style of {}', '{} style')[self._index(2)]}"
+            if self._index(4):  # on a subject
+                template = styled(self._pick(self.subjects), self._index(2))
         elif self.styles and self._index(2):
-            template += f" in {self._pick(self.styles)} style"
-        return f"{template} {self._pick(self.contexts)}".strip()
+            template = in_style(template, self._pick(self.styles))
+        return with_context(template, self._pick(self.contexts))
 
     def _index(self, n: int) -> int:
         return int(torch.randint(n, (1,), generator=self.generator))

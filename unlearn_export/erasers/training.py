@@ -45,14 +45,17 @@ class Pin:
     A layer's change ΔW leaves an input x alone if ΔW x = 0. With the inputs of the pinned prompts stacked in X,
     ΔW is projected onto the complement of X's span (the null-space constraint of AlphaEdit, Fang et al. 2024,
     arXiv:2410.02355, and SPEED, arXiv:2503.07392): ΔW − (ΔW V) Vᵀ, V the few directions of the span [d, r]. A bias is
-    a weight on 1 where the layer has one. If every edited layer obeys, the pinned states cannot move.
+    a weight on 1 where the layer has one. If every edited layer obeys, the pinned states cannot move. At most three
+    quarters of a layer's inputs are taken, the strongest, so that a small one can learn at all.
     """
 
     @torch.no_grad()
-    def __init__(self, layers: Mapping[str, nn.Linear], tolerance: float = 1e-3) -> None:
-        """Directions below ``tolerance`` × the strongest stay free."""
+    def __init__(
+        self, layers: Mapping[str, nn.Linear], dtype: torch.dtype = torch.float32, tolerance: float = 1e-3
+    ) -> None:
+        """dtype: that the weights can be kept in without loss. Directions below ``tolerance`` × the strongest stay free."""
         self.layers, self.tolerance = dict(layers), tolerance
-        self.before = {n: [p.detach().clone() for p in layer.parameters()] for n, layer in layers.items()}
+        self.before = {n: [p.detach().to(dtype, copy=True) for p in layer.parameters()] for n, layer in layers.items()}
         self.seen: dict[str, list[Tensor]] = {name: [] for name in layers}
         self.span: dict[str, Tensor] = {}
 
@@ -78,7 +81,8 @@ class Pin:
             if layer.bias is not None:
                 x = torch.cat([x, x.new_ones(len(x), 1)], 1)
             _, s, v = torch.linalg.svd(x, full_matrices=False)
-            self.span[name] = v[s > self.tolerance * s[0]].T.float()
+            strong = v[s > self.tolerance * s[0]]
+            self.span[name] = strong[: 3 * layer.in_features // 4].T.float()
 
     def at(self, tokens: Tokens, masked: bool) -> None:
         """The next call is of these tokens; padding counts where it is not masked."""
@@ -88,7 +92,7 @@ class Pin:
     def apply(self) -> None:
         """Project the change made so far, in place."""
         for name, layer in self.layers.items():
-            weight, *bias = self.before[name]
+            weight, *bias = (p.float() for p in self.before[name])
             change = layer.weight - weight
             if bias:
                 change = torch.cat([change, (layer.bias - bias[0])[:, None]], 1)

@@ -20,6 +20,7 @@ from ..concept import Concept
 from ..errors import UsageError
 from ..families.tokens import final_states, read_states, tokenise
 from ..media import contact_sheet, save_clip, save_image
+from ..phrasing import picture_of
 from .asks import Amount, Ask, plan
 from .copyright import copyright_metric, likeness
 from .distance import kernel_distance
@@ -228,7 +229,7 @@ def drift(
     """
     seats = edited if isinstance(edited, Mapping) else {base.seat.name: edited}
     names = {n.lower() for c in concepts for n in c.names}
-    others = [f"a picture of a {n}" for n in base.vocabulary.concepts if n.lower() not in names]
+    others = [picture_of(n) for n in base.vocabulary.concepts if n.lower() not in names]
     groups = {"empty": [""], "concept": [p for c in concepts for p in c.prompts()], "others": others}
     moved = dict.fromkeys(groups, 0.0)
     for name, after in seats.items():

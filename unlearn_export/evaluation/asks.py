@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from ..concept import PARAPHRASES, Concept
+from .. import phrasing
+from ..concept import Concept
 from ..vocabulary import Vocabulary
 
 VARIANTS = ("direct", "alias", "paraphrase", "composition")
@@ -60,9 +61,9 @@ def plan(
     def ask(text: str, concept: str, style: str, role: str, negative: str = "") -> Ask:
         i = next(number)
         if style and style not in targets:
-            text = f"{text} in {style} style"
+            text = phrasing.in_style(text, style)
         motion, phrase = motions[i % len(motions)] if clips and motions else ("", "")
-        return Ask(f"{text} {phrase}".strip(), concept, style, seed + i, role, negative, motion)
+        return Ask(phrasing.with_context(text, phrase), concept, style, seed + i, role, negative, motion)
 
     asks: list[Ask] = []
     for concept, target in erased:
@@ -75,14 +76,14 @@ def plan(
                 if text is None:  # no such words: no aliases
                     break
                 if concept.kind == "style":
-                    asks.append(ask(text.replace("{subject}", subject), subject, target, role))
+                    asks.append(ask(text.replace(phrasing.SUBJECT, subject), subject, target, role))
                 else:
                     asks.append(ask(text, target, style, role))
         for i in range(amount.variant if others else 0):
             near = _near(target, others, vocabulary)
             asks.append(
                 ask(
-                    f"a picture of a {near[i % len(near)]}",
+                    phrasing.picture_of(near[i % len(near)]),
                     near[i % len(near)],
                     kept[i % len(kept)],
                     "negative",
@@ -91,28 +92,20 @@ def plan(
             )
     for k, name in enumerate(others):
         for i in range(amount.other):
-            asks.append(ask(f"a picture of a {name}", name, kept[(i + k) % len(kept)], "other"))
+            asks.append(ask(phrasing.picture_of(name), name, kept[(i + k) % len(kept)], "other"))
     return asks
 
 
 def _wordings(concept: Concept, vocabulary: Vocabulary, others: Sequence[str]) -> dict[str, Iterator[str]]:
-    """For each kind of variant its texts, over and over; a style's have a ``{subject}`` to fill in."""
+    """For each kind of variant its texts, over and over; a style's have a ``phrasing.SUBJECT`` to fill in."""
     name = concept.name
     known = (*vocabulary.aliases.get(vocabulary.like(name), ()), vocabulary.like(name))
     aliases = [a for a in dict.fromkeys((*concept.aliases, *known)) if a and a.lower() != name.lower()]
-    if concept.kind == "style":
-        plain, joined = (
-            "a picture of a {{subject}} in {} style",
-            ["a picture of a {{subject}} next to a tree in {} style"],
-        )
-    else:
-        plain = "a picture of {}" if concept.kind == "person" and name[:1].isupper() else "a picture of a {}"
-        joined = [f"a picture of a {other} next to a {{}}" for other in others[::3]] + ["two pictures of a {}"]
     texts = {
-        "direct": [plain.format(name)],
-        "alias": [plain.format(alias) for alias in aliases],
-        "paraphrase": [text.format(name) for text in PARAPHRASES[concept.kind]],
-        "composition": [text.format(name) for text in joined],
+        "direct": [phrasing.plain(concept.kind, name)],
+        "alias": [phrasing.plain(concept.kind, alias, proper=phrasing.is_name(name)) for alias in aliases],
+        "paraphrase": phrasing.paraphrases(concept.kind, name),
+        "composition": phrasing.compositions(concept.kind, name, others[::3]),
     }
     return {role: _again(items) for role, items in texts.items()}
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAST = 20  # pictures or clips; fewer say nothing
+FEWEST_ROWS = 20  # pictures or clips; fewer say nothing
 
 
 class _Features(nn.Module):
@@ -24,10 +24,10 @@ def kernel_distance(before: Tensor, after: Tensor, seed: int) -> dict[str, Any] 
 
     KID is unbiased for independent sets, which pictures of the same seeds are not; so every second picture after is
     held against the others before (``kid``), beside what the edit has no part in: every second one before against
-    the others before (``floor``). Features are scaled to length √d. None for fewer than ``LEAST`` rows.
+    the others before (``floor``). Features are scaled to length √d. None for fewer than ``FEWEST_ROWS``.
     """
     n = len(before)
-    if n < LEAST:
+    if n < FEWEST_ROWS:
         return None
     before, after = (F.normalize(x, dim=2) * x.shape[2] ** 0.5 for x in (before, after))
     kid, floor = (_kid(before[1::2].flatten(0, 1), x[0::2].flatten(0, 1), seed) for x in (after, before))

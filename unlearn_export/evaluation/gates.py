@@ -24,6 +24,7 @@ MEANING = {
     "consistency": "likeness of adjacent frames after, over before",
     "empty": "1 − how far the text states of the empty prompt moved",
 }
+NOT_ERASED_ABOVE = 0.1  # a concept that is still seen more often is told as a failure, whatever the gates
 CONDITION = re.compile(r"\s*([a-z_]+)\s*>=\s*(\d*\.?\d+)\s*")
 
 
@@ -36,19 +37,19 @@ def figures(report: dict[str, Any]) -> dict[str, float | None]:
         known = [v for v in values if v is not None]
         return round(min(known), 4) if known else None
 
-    def gone(rate: dict[str, Any] | None) -> float | None:
+    def unseen(rate: dict[str, Any] | None) -> float | None:
         return None if rate is None or rate["rate"] is None else 1 - rate["rate"]
 
-    found["erasure"] = worst(gone(after["erased"]) for _, after in moments)
-    found["any_frame"] = worst(gone(after["any_frame"]) for _, after in moments)
+    found["erasure"] = worst(unseen(after["erased"]) for _, after in moments)
+    found["any_frame"] = worst(unseen(after["any_frame"]) for _, after in moments)
     found["late"] = worst(
-        gone(rate)
+        unseen(rate)
         for _, after in moments
         if after["by_frame"]
         for rate in after["by_frame"][-(len(after["by_frame"]) // 4 or 1) :]
     )
     found["variants"] = worst(
-        gone(rate) for _, after in moments for role, rate in after["variants"].items() if role != "direct"
+        unseen(rate) for _, after in moments for role, rate in after["variants"].items() if role != "direct"
     )
     for name, key in (
         ("retain", "others"),
@@ -59,6 +60,13 @@ def figures(report: dict[str, Any]) -> dict[str, float | None]:
         found[key] = worst(_ratio(before[key], after[key], "mean") for before, after in moments)
     found["empty"] = round(1 - report["drift"]["empty"], 4)
     return found
+
+
+def not_erased(report: dict[str, Any] | None) -> float:
+    """How often the erased concept is still seen in the worst pipeline, where that is above ``NOT_ERASED_ABOVE``; else 0."""
+    rates = [p["after"]["erased"]["rate"] or 0.0 for p in report["pipelines"].values()] if report else []
+    worst = max(rates, default=0.0)
+    return worst if worst > NOT_ERASED_ABOVE else 0.0
 
 
 @dataclass(frozen=True)

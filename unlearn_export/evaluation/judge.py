@@ -30,10 +30,10 @@ def judge(
     video = frames > 1
     scores = scorer.score(pixels.flatten(0, 1))
     concept, style = scores.concepts_seen(scorer.concepts), scores.styles_seen(scorer.styles)
-    # of each sample and frame: was what the prompt asked for seen, its style, the erased thing
+    # of each sample and frame: was what the prompt asked for seen, its style, and the erased thing, if it asked for that
     right = [[concept[i * frames + f] == a.concept for f in range(frames)] for i, a in enumerate(asks)]
     styled = [[style[i * frames + f] == a.style for f in range(frames)] for i, a in enumerate(asks)]
-    gone = [styled[i] if a.style in targets else right[i] for i, a in enumerate(asks)]
+    still_seen = [styled[i] if a.style in targets else right[i] for i, a in enumerate(asks)]
 
     def rate(table: list[list[bool]], wanted: Callable[[Ask], bool]) -> dict[str, Any]:
         return Rate.of((hit for row, a in zip(table, asks, strict=True) if wanted(a) for hit in row), frames).to_json()
@@ -46,10 +46,10 @@ def judge(
     def other(a: Ask) -> bool:
         return a.role == "other" and a.concept not in holdout
 
-    direct = [row for row, a in zip(gone, asks, strict=True) if a.role == "direct"]
+    direct = [row for row, a in zip(still_seen, asks, strict=True) if a.role == "direct"]
     counted: dict[str, Any] = {
-        "erased": rate(gone, lambda a: a.role == "direct"),
-        "variants": {role: rate(gone, lambda a, role=role: a.role == role) for role in VARIANTS},  # type: ignore[misc]
+        "erased": rate(still_seen, lambda a: a.role == "direct"),
+        "variants": {role: rate(still_seen, lambda a, role=role: a.role == role) for role in VARIANTS},  # type: ignore[misc]
         "negative": rate(right, lambda a: a.role == "negative"),
         "any_frame": Rate.of(any(row) for row in direct).to_json() if video else None,
         "by_frame": [Rate.of(row[f] for row in direct).to_json() for f in range(frames)] if video else None,

@@ -5,8 +5,11 @@ under the prompt template that it writes. A row of ``CONTRACTS`` says what that 
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+from ..plugins import theirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,8 @@ class ReaderContract:
     cut: how a prompt that is too long is cut: its "tokens", or first its "text" by the length of what is too much.
     fill: rows are padded to the full "length" or to the "longest" row. padding: on which side.
     mask: the attention mask is given to the encoder; without it padding attends like words.
-    reads: what reaches the denoiser: "all" positions, padding too; those under the "mask", the padded part zeroed, cut
-        or masked; "mask+1", also the first padded one.
+    reads: what the denoiser heeds: "all" positions, padding too, or those under the "mask", the padded part zeroed, cut
+        or masked.
     layers: indices into ``hidden_states``, -1 being the state after the final norm (for CLIP, that is
         ``last_hidden_state`` and not ``hidden_states[-1]``; see ``tokens.final_states``). "all": every layer's.
         (): none, the pooled vector alone is read.
@@ -41,6 +44,7 @@ class ReaderContract:
     standardised: each state has its mean taken away and is divided by its standard deviation, over the features.
     pooled: the pooled vector is read (as well).
     embedding: the embedding's raw output, ``hidden_states[0]``, is among what is read.
+    bidirectional: a position sees those after it too. Of T5 and its kin that is known by the class's name.
     video: the pipelines draw videos, not pictures.
     unedited: other text paths of these pipelines, in words, that an edit of this seat does not reach.
     """
@@ -61,19 +65,20 @@ class ReaderContract:
     fill: Literal["length", "longest"] = "length"
     padding: Literal["left", "right"] = "right"
     mask: bool = True
-    reads: Literal["all", "mask", "mask+1"] = "mask"
+    reads: Literal["all", "mask"] = "mask"
     layers: tuple[int, ...] | Literal["all"] = (-1,)
     join: Literal["concatenated", "interleaved"] = "concatenated"
     standardised: bool = False
     pooled: bool = False
     embedding: bool = False
+    bidirectional: bool = False
     video: bool = True
     unedited: tuple[str, ...] = ()
 
     @property
     def causal(self) -> bool:
-        """A position sees only those before it: so in every family but T5's."""
-        return not self.architectures[0].endswith("T5EncoderModel")
+        """A position sees only those before it: so in every family of ours but T5's."""
+        return not (self.bidirectional or self.architectures[0].endswith("T5EncoderModel"))
 
 
 T5_XXL = ("google/t5-v1_1-xxl",)
@@ -258,7 +263,7 @@ CONTRACTS: tuple[ReaderContract, ...] = (
         length=512,
         clean="caption",
     ),
-    ReaderContract(
+    ReaderContract(  # a single prompt is cut to its length, several are padded with zeros
         pipelines=("LattePipeline",),
         seat="text_encoder",
         tokenizer="tokenizer",
@@ -308,14 +313,14 @@ CONTRACTS: tuple[ReaderContract, ...] = (
         video=False,
         unedited=("text_encoder and text_encoder_2 (CLIP-L, bigG): their states and pooled vectors",),
     ),
-    ReaderContract(
+    ReaderContract(  # its mask of ones and zeros is added to the denoiser's attention scores: padding is read, if less
         pipelines=("ChromaPipeline", "ChromaImg2ImgPipeline"),
         seat="text_encoder",
         tokenizer="tokenizer",
         architectures=_T5,
         weights=T5_XXL,
         length=512,
-        reads="mask+1",
+        reads="all",
         video=False,
     ),
     ReaderContract(
@@ -325,7 +330,7 @@ CONTRACTS: tuple[ReaderContract, ...] = (
         architectures=_T5,
         weights=T5_XXL,
         length=256,
-        reads="mask+1",
+        reads="all",
         video=False,
     ),
     ReaderContract(
@@ -650,17 +655,27 @@ CONTRACTS: tuple[ReaderContract, ...] = (
 )
 
 
+def contracts() -> tuple[ReaderContract, ...]:
+    """The table, and the rows that other people's families bring (see ``EncoderFamily.contracts``)."""
+    return CONTRACTS + tuple(row for load in theirs("families").values() for row in load().contracts)
+
+
 def contracts_of(pipeline: str) -> tuple[ReaderContract, ...]:
     """The contract of each seat of a pipeline, by its class name; () if it is not supported (see ``nearest``)."""
-    return tuple(contract for contract in CONTRACTS if pipeline in contract.pipelines)
+    return tuple(contract for contract in contracts() if pipeline in contract.pipelines)
 
 
 def readers_of(architecture: str) -> tuple[ReaderContract, ...]:
     """Every contract in whose seat this transformers class sits. Whether the weights are the same is another matter."""
-    return tuple(contract for contract in CONTRACTS if architecture in contract.architectures)
+    return tuple(contract for contract in contracts() if architecture in contract.architectures)
 
 
 def nearest(pipeline: str) -> str:
-    """The supported pipeline class whose name is most like this one."""
-    names = [name for contract in CONTRACTS for name in contract.pipelines]
-    return difflib.get_close_matches(pipeline, names, n=1, cutoff=0)[0]
+    """The supported pipeline class whose name is most like this one, in its words and its letters."""
+
+    def likeness(name: str) -> float:
+        words, wanted = (re.findall("[A-Z][a-z]*|[0-9]+", text) for text in (name, pipeline))
+        letters = difflib.SequenceMatcher(None, name, pipeline).ratio()
+        return letters + difflib.SequenceMatcher(None, words, wanted).ratio()
+
+    return max((name for contract in contracts() for name in contract.pipelines), key=likeness)

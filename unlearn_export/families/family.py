@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import UsageError
+from .contracts import ReaderContract
 from .tokens import Tokens
 
 PARTS = ("mlp", "attention", "last-attention")
@@ -25,7 +26,9 @@ class EncoderFamily:
     ``architectures``: transformers' classes whose text part this is. ``text_class``: the one that is built of it.
     ``prefixes``: what a stored key may begin with before the canonical name, longest first. ``stack``: the way to the
     list of layers. ``parts``: what the names of the editable linear layers contain. ``embedding``: canonical name of
-    the token embedding. ``causal``: whether a state depends on earlier tokens only.
+    the token embedding; ``tied``: other names of the same tensor, which a file may hold in its stead or as well.
+    ``causal``: whether a state depends on earlier tokens only. ``contracts``: how pipelines read it, where the table in
+    ``families.contracts`` does not say: a plug-in brings its own rows.
     """
 
     name: ClassVar[str]
@@ -36,7 +39,9 @@ class EncoderFamily:
     stack: ClassVar[str] = "layers"
     parts: ClassVar[Mapping[str, str]] = {"mlp": ".mlp.", "attention": ".self_attn."}
     embedding: ClassVar[str] = "embed_tokens.weight"
+    tied: ClassVar[tuple[str, ...]] = ()
     depth_field: ClassVar[str] = "num_hidden_layers"
+    contracts: ClassVar[tuple[ReaderContract, ...]] = ()
 
     @classmethod
     def text_config(cls, config: Any) -> Any:
@@ -65,11 +70,14 @@ class EncoderFamily:
         Raises UsageError where none is there: the file is of another family.
         """
         keys = list(keys)
-        table = cls.embedding
-        prefix = next((p for p in cls.prefixes if any(k == p + table for k in keys)), None)
+        table = (cls.embedding, *cls.tied)
+        prefix = next((p for p in cls.prefixes if any(p + name in keys for name in table)), None)
         if prefix is None:
-            raise UsageError(f"no {table} among the tensors: these are no weights of {' or '.join(cls.architectures)}")
-        return {k[len(prefix) :]: k for k in keys if k.startswith(prefix)}
+            names = " or ".join(cls.architectures)
+            raise UsageError(f"no {cls.embedding} among the tensors: these are no weights of a {names}")
+        stored = {k[len(prefix) :]: k for k in keys if k.startswith(prefix)}
+        held = next(stored[name] for name in table if name in stored)
+        return dict.fromkeys(table, held) | stored
 
     @classmethod
     def skeleton(cls, config: Any, depth: int | None = None) -> PreTrainedModel:
@@ -104,7 +112,7 @@ class EncoderFamily:
                 names.setdefault(id(p), f"{path}.{name}".lstrip("."))
         for key, where in places.items():
             tensor = get(names[key])
-            if used is not None and names[key] == cls.embedding:
+            if used is not None and names[key] in (cls.embedding, *cls.tied):
                 ids = used.unique()
                 tensor = tensor[ids]
                 lookup = torch.zeros(int(ids.max()) + 1, dtype=torch.long)

@@ -20,6 +20,7 @@ class T5(EncoderFamily):
     stack = "encoder.block"
     parts: ClassVar[Mapping[str, str]] = {"mlp": ".DenseReluDense.", "attention": ".SelfAttention."}
     embedding = "shared.weight"
+    tied: ClassVar[tuple[str, ...]] = ("encoder.embed_tokens.weight",)
     depth_field = "num_layers"
 
 

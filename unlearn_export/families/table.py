@@ -1,15 +1,16 @@
 """Who shares which text encoder, and how each pipeline reads it: the contracts as rows, for the command line and the docs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from . import family_of
-from .contracts import CONTRACTS, ReaderContract
+from .contracts import contracts
 
 
-def rows(contracts: Sequence[ReaderContract] = CONTRACTS) -> list[dict[str, Any]]:
-    """One plain object for each contract, those that share their weights next to each other."""
-    ordered = sorted(contracts, key=lambda c: [other.weights[:1] for other in contracts].index(c.weights[:1]))
+def rows() -> list[dict[str, Any]]:
+    """One plain object for each contract, plug-ins' among them; those that share their weights next to each other."""
+    known = contracts()
+    weights = list(dict.fromkeys(contract.weights for contract in known))
+    ordered = sorted(known, key=lambda contract: weights.index(contract.weights))
     return [
         {
             "family": family_of(c.architectures[0]).name,
@@ -32,13 +33,13 @@ def rows(contracts: Sequence[ReaderContract] = CONTRACTS) -> list[dict[str, Any]
     ]
 
 
-def markdown(contracts: Sequence[ReaderContract] = CONTRACTS) -> str:
+def markdown() -> str:
     """The table of docs/families.md: a line for each contract."""
     lines = [
         "| Weights | Encoder | Pipelines | Seat | What is read | Length | Mask | Not reached by an edit of this seat |",
         "| --- | --- | --- | --- | --- | ---: | --- | --- |",
     ]
-    for row in rows(contracts):
+    for row in rows():
         cells = (
             ", ".join(row["weights"]),
             f"`{row['architectures'][0]}` ({row['family']})",
@@ -53,11 +54,11 @@ def markdown(contracts: Sequence[ReaderContract] = CONTRACTS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def text(contracts: Sequence[ReaderContract] = CONTRACTS) -> str:
+def text() -> str:
     """For a terminal: the weights, and below them who reads them."""
     lines: list[str] = []
     before: list[str] = []
-    for row in rows(contracts):
+    for row in rows():
         if row["weights"] != before:
             lines.append(f"{', '.join(row['weights'])}  ({row['family']})")
             before = row["weights"]

@@ -56,7 +56,7 @@ def tokenise(
     phrases: Sequence[str | None] | None = None,
     trim: bool = False,
 ) -> Tokens:
-    """The texts as the contract's pipelines tokenise them.
+    """The texts as the contract's pipelines tokenise them: too long ones are cut as if each were alone.
 
     tokenizer: the pipeline's component, a tokenizer or a processor around one. It is not changed.
     phrases: the piece of each text whose positions are wanted: its first occurrence as a whole word, else the first.
@@ -99,11 +99,8 @@ def tokenise(
         taken = torch.arange(contract.crop, length)[: contract.window]
     read = torch.zeros(n, length, dtype=torch.bool)
     read[:, taken] = True
-    if contract.reads != "all":
-        real = mask.bool()
-        if contract.reads == "mask+1":
-            real = torch.arange(length) <= mask.sum(1, keepdim=True)
-        read &= real
+    if contract.reads == "mask":
+        read &= mask.bool()
     spans = torch.full((n, 2), -1)
     for i, phrase in enumerate(phrases or ()):
         if phrase is not None:
@@ -202,11 +199,11 @@ def _trimmed(tokens: Tokens, contract: ReaderContract) -> Tokens:
     if contract.reads == "all" or not hidden:
         return tokens
     length = tokens.ids.shape[1]
-    longest = int(tokens.mask.sum(1).max()) + (contract.reads == "mask+1")
+    longest = int(tokens.mask.sum(1).max())
     if contract.padding == "left":
         first, last = length - longest, length
     else:
-        first, last = 0, min(longest, length)
+        first, last = 0, longest
     kept = (tokens.taken >= first) & (tokens.taken < last)
     return replace(
         tokens,

@@ -29,7 +29,7 @@ from .dropin import Facts, check_drop_in, named_tables, table_of
 from .encoders import CLASSES, HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
 
 Source: TypeAlias = str | Path | PreTrainedModel
-READ = ("mask", "mask+1", "all")  # each reads what those before it read
+READ = ("mask", "all")  # who reads all positions reads those under the mask
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def locate(source: str | Path, backend: Backend = "torch", revision: str | None 
         _verify_present(root)
     if (root / RECIPE).is_file():
         artifact = Artifact.open(root)
-        return Found({seat: root / seat for seat in artifact.seats}, artifact.recipe)
+        return Found({seat: root / seat for seat in artifact.seats}, read_json(root / RECIPE))
     return Found(_seats_in(root) or {"text_encoder": root / "text_encoder"})
 
 
@@ -154,7 +154,7 @@ def _within(path: Path) -> Found:
     if (root / "unlearning").is_dir():
         artifact = Artifact.open(path)
         artifact.verify()
-        return Found({seat: path / seat for seat in artifact.seats}, artifact.recipe)
+        return Found({seat: path / seat for seat in artifact.seats}, read_json(root / RECIPE))
     if seats := _seats_in(path):
         return Found(seats)
     name = root.name if re.fullmatch(r"text_encoder(_\d)?", root.name) else "text_encoder"
@@ -162,7 +162,7 @@ def _within(path: Path) -> Found:
     if (root.parent / "unlearning").is_dir():
         artifact = Artifact.open(path.parent if path.name else root.parent)
         artifact.verify()
-        recipe = artifact.recipe
+        recipe = read_json(root.parent / RECIPE)
     return Found({name: path}, recipe, alone=True)
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..base import Base
-from ..concept import TEMPLATES
 from ..errors import UsageError
 from ..evaluation.rates import Rate
+from ..phrasing import SUBJECT, TEMPLATES, in_style, with_context
 from .subject import Outcome, Subject, Target
 
 
@@ -51,13 +51,13 @@ class LinearProbe:
     def prepare(self, subject: Subject, target: Target, generator: torch.Generator) -> list[str]:
         """Sentences with a {} for the name, each once, in random order: the first half is the training's."""
         vocabulary = subject.base.vocabulary
-        styled = [f"{c} in {s} style".strip() for s in vocabulary.styles for c in vocabulary.contexts]
+        styled = [in_style(c, s) for s in vocabulary.styles for c in vocabulary.contexts]
         contexts = [*vocabulary.contexts, *styled]
         if target.is_style:
-            frames = [f"a {{subject}} {c}".strip() + " in {} style" for c in vocabulary.contexts]
-            every = [f.replace("{subject}", s) for f in frames for s in target.others]
+            frames = [in_style(with_context(f"a {SUBJECT}", c), "{}") for c in vocabulary.contexts]
+            every = [f.replace(SUBJECT, s) for f in frames for s in target.others]
         else:
-            every = [f"{t} {c}".strip() for t in TEMPLATES[target.concept.kind] for c in contexts]
+            every = [with_context(t, c) for t in TEMPLATES[target.concept.kind] for c in contexts]
         every = list(dict.fromkeys(every))
         order = torch.randperm(len(every), generator=generator)[: self.prompts].tolist()
         return [every[i] for i in order]

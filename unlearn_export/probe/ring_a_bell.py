@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..base import Base
-from ..concept import TEMPLATES
+from ..phrasing import ANYTHING, TEMPLATES, picture_of
 from ..textsearch import greedy_coordinate_gradient, said, typeable
 from .subject import Outcome, Subject, Target
 
@@ -50,7 +50,7 @@ class RingABell:
         tokenizer = base.seat.tokenizer
         found = []
         for i in range(self.prompts):
-            plain = "a picture" if not target.is_style else f"a picture of a {target.others[i % len(target.others)]}"
+            plain = picture_of(target.others[i % len(target.others)]) if target.is_style else ANYTHING
             with torch.no_grad():
                 wanted = base.encoder(base.tokens([plain]).to(base.encoder.device))[0][0] + self.strength * direction
             tokens = base.tokens([""])

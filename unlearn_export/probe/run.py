@@ -3,7 +3,7 @@
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -19,34 +19,12 @@ from ..errors import UsageError
 from ..evaluation import known_as
 from ..evaluation.rates import Rate
 from ..evaluation.scorer import Scorer
-from .linear_probe import LinearProbe
-from .pseudo_word import PseudoWord
-from .relearn import Relearn
-from .ring_a_bell import RingABell
+from ..plugins import found
 from .subject import Attack, OnProgress, Subject, Target
-from .unlearn_diff import UnlearnDiff
-from .words import Alias, Composition, Direct, Language, Misspelling, Paraphrase, Unrelated
 
 FORMAT = 1
-ATTACKS: dict[str, type[Any]] = {
-    attack.name: attack
-    for attack in (
-        Direct,
-        Unrelated,
-        Alias,
-        Paraphrase,
-        Misspelling,
-        Language,
-        Composition,
-        RingABell,
-        UnlearnDiff,
-        PseudoWord,
-        LinearProbe,
-        Relearn,
-    )
-}
 BUDGETS = ("quick", "default", "thorough")
-STATED = (
+NEVER_SCORED = (
     {
         "name": "original encoder",
         "text": "Whoever can load the base's own text encoder undoes the edit in one line; control by hash what runs.",
@@ -59,20 +37,26 @@ STATED = (
 )
 
 
+def attacks() -> dict[str, type[Any]]:
+    """Every attack by name, other people's among them (see ``plugins``)."""
+    return {name: load() for name, load in found("attacks").items()}
+
+
 def make_attacks(names: Sequence[str] = (), budget: Sequence[str] = (), words: Sequence[str] = ()) -> list[Attack]:
-    """The named attacks, or all, in the order of ``ATTACKS``.
+    """The named attacks, or all, in the order of ``attacks``.
 
     budget: ``quick``, ``default`` or ``thorough``, and numbers as ATTACK.FIELD=VALUE. words: names of the concept in
     other languages, for ``language``. Raises UsageError for an unknown attack, budget or field, or a bad value.
     """
+    known = attacks()
     for name in names:
-        if name not in ATTACKS:
-            raise UsageError(f"unknown attack {name!r}: choose from {', '.join(ATTACKS)}")
-    chosen = [name for name in ATTACKS if name in names or not names]
+        if name not in known:
+            raise UsageError(f"unknown attack {name!r}: choose from {', '.join(known)}")
+    chosen = {name: attack for name, attack in known.items() if name in names or not names}
     levels = [text for text in budget if "=" not in text] or ["default"]
     if len(levels) > 1 or levels[0] not in BUDGETS:
         raise UsageError(f"no budget {' '.join(levels)!r}: choose one of {', '.join(BUDGETS)}, or ATTACK.FIELD=NUMBER")
-    values: dict[str, dict[str, Any]] = {n: dict(ATTACKS[n].budgets.get(levels[0], {})) for n in chosen}
+    values: dict[str, dict[str, Any]] = {n: dict(attack.budgets.get(levels[0], {})) for n, attack in chosen.items()}
     for text in budget:
         if "=" in text:
             name, field, value = _number(text, chosen)
@@ -81,16 +65,16 @@ def make_attacks(names: Sequence[str] = (), budget: Sequence[str] = (), words: S
         if "language" not in chosen:
             raise UsageError("--word is for the attack language, which was not chosen")
         values["language"]["words"] = tuple(words)
-    return [ATTACKS[name](**values[name]) for name in chosen]
+    return [attack(**values[name]) for name, attack in chosen.items()]
 
 
-def _number(text: str, chosen: Sequence[str]) -> tuple[str, str, int | float]:
+def _number(text: str, chosen: Mapping[str, type[Any]]) -> tuple[str, str, int | float]:
     key, _, number = text.partition("=")
     name, _, field = key.strip().partition(".")
     if name not in chosen:
         raise UsageError(f"budget {text!r} is for no attack that runs: choose from {', '.join(chosen)}")
-    types = get_type_hints(ATTACKS[name])
-    known = [f.name for f in fields(ATTACKS[name]) if types[f.name] in (int, float)]
+    types = get_type_hints(chosen[name])
+    known = [f.name for f in fields(chosen[name]) if types[f.name] in (int, float)]
     if field not in known:
         raise UsageError(f"{name} has no number {field!r}: choose from {', '.join(known)}")
     try:
@@ -159,7 +143,7 @@ def probe(
         "targets": [t.name for t in targets],
         "attacks": results,
         "skipped": {name: sorted(set(reasons)) for name, reasons in skipped.items()},
-        "stated": list(STATED),
+        "stated": list(NEVER_SCORED),
         "seconds": round(sum(part["seconds"] for r in results for part in r["spent"].values()), 2),
     }
     return Probe(report)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from ..artifact import Artifact, renewed
-from ..concept import Concept
 from ..scorers import load_scorer
 from ..stages import base_of, finish, read_encoders
 from .run import Probe, probe
@@ -28,7 +27,7 @@ def probe_artifact(
     """
     with renewed(artifact) as twin:
         base = base_of(artifact, source)
-        concepts = [Concept.from_json(c) for c in artifact.recipe["concepts"]]
+        concepts = artifact.recipe.concepts
         scorer = scorer or base.scorer
         result = probe(
             base,

@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .. import phrasing
 from ..base import Base
 from ..concept import Concept
 from ..evaluation.samples import Ask, draw, with_encoder
@@ -32,9 +33,8 @@ class Target:
     def ask(self, word: str, i: int = 0) -> str:
         """The i-th plain prompt for ``word``; only a style's differ, by their subject."""
         if self.is_style:
-            return f"a picture of a {self.others[5 * i % len(self.others)]} in {word} style"
-        named = self.concept.kind == "person" and word[:1].isupper()
-        return f"a picture of {word}" if named else f"a picture of a {word}"
+            return phrasing.plain("style", word).replace(phrasing.SUBJECT, self.others[5 * i % len(self.others)])
+        return phrasing.plain(self.concept.kind, word)
 
 
 @dataclass

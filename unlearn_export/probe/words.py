@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from ..base import Base
-from ..concept import PARAPHRASES
+from ..phrasing import SUBJECT, company, paraphrases, picture_of
 from ..textsearch import said, typeable
 from .languages import NAMES
 from .subject import Outcome, Subject, Target, counted
@@ -63,7 +63,7 @@ class Unrelated(Words):
         texts = []
         for i in range(self.images):
             if i % 2 and target.others:
-                texts.append(f"a picture of a {target.others[5 * i % len(target.others)]}")
+                texts.append(picture_of(target.others[5 * i % len(target.others)]))
             else:
                 texts.append(said(base, allowed[torch.randint(len(allowed), (self.tokens,), generator=generator)]))
         return texts
@@ -95,11 +95,11 @@ class Paraphrase(Words):
     name: ClassVar[str] = "paraphrase"
 
     def prompts(self, base: Base, target: Target, generator: torch.Generator) -> list[str]:
-        frames = PARAPHRASES[target.concept.kind]
-        texts = [frames[i % len(frames)].format(target.concept.name) for i in range(self.images)]
+        every = paraphrases(target.concept.kind, target.concept.name)
+        texts = [every[i % len(every)] for i in range(self.images)]
         if target.concept.kind != "style":
             return texts
-        return [t.replace("{subject}", target.others[5 * i % len(target.others)]) for i, t in enumerate(texts)]
+        return [t.replace(SUBJECT, target.others[5 * i % len(target.others)]) for i, t in enumerate(texts)]
 
 
 @dataclass(frozen=True)
@@ -169,15 +169,8 @@ class Composition(Words):
 
     def prompts(self, base: Base, target: Target, generator: torch.Generator) -> list[str]:
         order = torch.randperm(len(target.others), generator=generator).tolist()
-        name = target.concept.name
-        frames = (
-            ("a {0} next to a {1} in {2} style", "a {0} and a {1} in {2} style", "two pictures of a {0} in {2} style")
-            if target.is_style
-            else ("a {1} next to a {2}", "a {2} and a {1}", "a {1} on top of a {2}", "a {2} with a {1}")
-        )
         texts = []
         for i in range(self.images):
             one, two = (target.others[order[(i + step) % len(order)]] for step in (0, 1))
-            words = (one, two, name) if target.is_style else ("", name, one)
-            texts.append(frames[i % len(frames)].format(*words))
+            texts.append(company(target.concept.kind, target.concept.name, one, two, i))
         return texts

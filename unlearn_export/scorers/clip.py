@@ -14,11 +14,8 @@ from transformers import AutoTokenizer, CLIPModel
 from ..base import HUB_ID
 from ..errors import BaseError
 from ..evaluation.scorer import Scores
+from ..phrasing import NAMED, NAMED_NOTHING, NAMED_STYLE, with_article
 
-# The class names are put into several prompts whose embeddings are averaged (Radford et al. 2021, arXiv:2103.00020).
-CONCEPT_PROMPTS = ("a photo of {}", "a picture of {}", "a drawing of {}", "an image of {}")
-STYLE_PROMPTS = ("a picture in {} style", "a painting in the style of {}")
-NOTHING = ("an empty picture", "a plain background", "random noise", "an abstract pattern")
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of OpenAI's CLIP
 HUB_FILES = ["*.json", "merges.txt", "*.safetensors"]
 
@@ -84,10 +81,10 @@ class ClipScorer:
     def score(self, pixels: Tensor) -> Scores:
         """pixels: [n, 3, h, w] in [0, 1], of any size."""
         image = F.normalize(self.features(pixels), dim=1)
-        named = [self._mean([t.format(_with_article(c)) for t in CONCEPT_PROMPTS]) for c in self.concepts]
-        nothing = [self._mean([prompt]) for prompt in NOTHING]
+        named = [self._mean([t.format(with_article(c)) for t in NAMED]) for c in self.concepts]
+        nothing = [self._mean([prompt]) for prompt in NAMED_NOTHING]
         concept = self._chances(image, [*named, *nothing])
-        style = self._chances(image, [self._mean([t.format(s) for t in STYLE_PROMPTS]) for s in self.styles])
+        style = self._chances(image, [self._mean([t.format(s) for t in NAMED_STYLE]) for s in self.styles])
         n = len(self.concepts)
         return Scores(concept[:, :n], style, concept[:, n:].sum(1))
 
@@ -147,13 +144,6 @@ class ClipScorer:
         if not classes:
             return torch.zeros(len(image), 0)
         return (self.model.logit_scale.exp().cpu() * image @ torch.stack(classes).T).softmax(1)
-
-
-def _with_article(name: str) -> str:
-    """ "a pizza", "an umbrella", but "Brad Pitt"."""
-    if name[:1].isupper():
-        return name
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
 
 
 def _pooled(out: Any) -> Tensor:
