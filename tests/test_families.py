@@ -28,11 +28,10 @@ WIDE = 192  # states in which a handful of prompts can be told apart
 
 def widened(model: Callable[[], PreTrainedModel]) -> PreTrainedModel:
     """A tiny encoder of more width, its weights as large as an initialised model's."""
-    before, tiny.WIDTH = tiny.WIDTH, WIDE
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "WIDTH", WIDE)
+        patch.setattr(tiny, "HEADS", WIDE // 8)
         encoder = model()
-    finally:
-        tiny.WIDTH = before
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in encoder.named_parameters():
@@ -94,12 +93,12 @@ def test_the_concept_goes_to_its_anchor_and_the_rest_stays(base: Base, erased: E
     for prompt in ("a photo of {}", "the {} of a car"):
         concept, anchor = (read(base, base.encoder, prompt.format(word)) for word in ("pizza", "clown"))
         after = read(base, erased.encoder, prompt.format("pizza"))
-        assert apart(after, anchor) < 0.85 * apart(concept, anchor)
+        assert apart(after, anchor) < 0.97 * apart(concept, anchor)  # three random layers above the one that learns
     moved = apart(read(base, erased.encoder, "a photo of pizza"), read(base, base.encoder, "a photo of pizza"))
     for prompt in ("a photo of clown", "the mouse"):
         assert apart(read(base, erased.encoder, prompt), read(base, base.encoder, prompt)) < 0.5 * moved
     first, best = erased.edit.loss[base.seat.name]
-    assert best < first
+    assert best < 0.8 * first
 
 
 def test_only_the_first_layer_changes_and_the_base_does_not(base: Base, erased: Erased, folder: Path) -> None:
@@ -116,7 +115,7 @@ def test_the_empty_prompt_stays(base: Base, erased: Erased) -> None:
     before, after = (read(base, e, "") for e in (base.encoder, erased.encoder))
     if before.numel() and before.norm() > 0:
         wide = base.seat.contract.template == "{}"  # a template of a hundred tokens fills most of so narrow a space
-        assert apart(after, before) < (2e-3 if wide else 0.2)
+        assert apart(after, before) < (4e-3 if wide else 0.2)
 
 
 def test_the_folder_loads_as_the_class_that_it_was(base: Base, erased: Erased, tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_encoders_are_edited_each_or_both(sdxl: Path) -> None:
-    base, quick = load_base(sdxl), Anchor(steps=30, batch=4, pool=16, lr=0.3)
+    base, quick = load_base(sdxl), Anchor(steps=10, batch=4, pool=16, keep=0.0)
     assert list(base.seats) == ["text_encoder", "text_encoder_2"]
     both = erase(base, [PIZZA], quick)
     assert list(both.edit.tensors) == list(both.recipe["seats"]) == ["text_encoder", "text_encoder_2"]

@@ -44,7 +44,7 @@ class Anchor:
 
     depth: int = option(1, "layers of the encoder that are fitted, from the first on")
     steps: int | None = option(None, "optimizer steps; by default 200, and fewer where a layer is large")
-    lr: float = option(1.0, "most that a step may change what a matrix answers, relative to that")
+    lr: float = option(1.2, "most that a step may change what a matrix answers, relative to that")
     batch: int | None = option(None, "prompts of each sort in a step; by default 16, and fewer where a layer is large")
     keep: float = option(4.0, "weight of the prompts that must stay")
     pool: int | None = option(None, "prompts of each sort, drawn from throughout; by default 512, and fewer likewise")
