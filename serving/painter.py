@@ -38,7 +38,7 @@ from unlearn_export.pipelines.check import Held, coverage, edits_in, place
 from unlearn_export.pipelines.encoders import load_folder, locate
 from unlearn_export.pipelines.load import load_pipeline
 from unlearn_export.pipelines.ort import OrtTextEncoder, class_name, text_config
-from unlearn_export.pipelines.prompts import RETURNS
+from unlearn_export.pipelines.prompts import ALONE, JOINT, RETURNS
 from unlearn_export.pipelines.seat import seat
 
 from .contract import Request, Settings, States
@@ -173,7 +173,8 @@ class Painter:
         """
         begun, encoded = time.perf_counter(), self.encoding
         hits, misses = self.embeddings.hits, self.embeddings.misses
-        together = type(self.pipe).__name__ in RETURNS and not self.inputs
+        kind = type(self.pipe).__name__
+        together = kind in RETURNS and kind not in ALONE and not self.inputs
         groups = [requests] if together else [[request] for request in requests]
         told, last = 0, time.perf_counter()
 
@@ -269,7 +270,7 @@ class Painter:
         told = {name: _at(value, i) if "prompt" in name else value for name, value in told.items()}
         if "batch_size" in told:
             told["batch_size"] = 1
-        if names is None:
+        if names is None or type(self.pipe).__name__ in JOINT:
             return self._cached(i, told)
         guided = told.get("do_classifier_free_guidance", "do_classifier_free_guidance" in self.own_encoding.parameters)
         if not guided:
