@@ -84,14 +84,15 @@ def test_direct_served_and_onnx_clips_are_one(name, tmp_path, monkeypatch):
     pipe = PIPELINES[name]()
     source = artifact(tmp_path, pipe, onnx=True)
     own = pipe.text_encoder
+    near = 1.5 / 255 if name.startswith("Cosmos") else 1e-5  # which rounds its frames to bytes
     direct = directly(load_pipeline(pipe, encoder=source.path))
     onnx = load_pipeline(pipe, encoder=source.path, backend="onnx")
     assert isinstance(onnx.text_encoder, OrtTextEncoder) and pipe.text_encoder is own
-    assert np.abs(directly(onnx) - direct).max() < 1e-4
+    assert np.abs(directly(onnx) - direct).max() < max(near, 1e-4)
     painter = serve(monkeypatch, pipe, source, allow_original=True)
     served, original = painter.draw([request(pipe), request(pipe, encoder="original")]).frames
-    assert np.abs(served - direct).max() < 1e-5
-    assert np.abs(served - original).max() > 3e-5  # the control
+    assert np.abs(served - direct).max() < near
+    assert np.abs(served - original).max() > 3 * near  # the control
 
 
 @pytest.mark.parametrize("name", ["WanPipeline", "SkyReelsV2Pipeline", "HeliosPipeline", "SanaVideoPipeline"])

@@ -87,7 +87,7 @@ RETURNS: Mapping[str, tuple[str, ...]] = {
 }
 
 # Those that draw one text at a time. Latte and Kandinsky encode it to a length of its own, which batch-mates would
-# change; the frames of TextToVideoZero are its batch; Allegro's autoencoder decodes one clip alone.
+# change; the frames of TextToVideoZero are its batch; the autoencoders of Allegro and HunyuanVideo 1.5 decode one clip.
 ALONE = frozenset(
     (
         "LattePipeline",
@@ -96,6 +96,8 @@ ALONE = frozenset(
         "TextToVideoZeroPipeline",
         "TextToVideoZeroSDXLPipeline",
         "AllegroPipeline",
+        "HunyuanVideo15Pipeline",
+        "HunyuanVideo15ImageToVideoPipeline",
     )
 )
 JOINT = frozenset(("LattePipeline",))  # the negative prompt is cut to the prompt's length
