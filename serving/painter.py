@@ -36,7 +36,7 @@ from unlearn_export.pipelines.call import (
 )
 from unlearn_export.pipelines.check import Held, coverage, edits_in, place
 from unlearn_export.pipelines.encoders import load_folder, locate
-from unlearn_export.pipelines.load import load_pipeline
+from unlearn_export.pipelines.load import load_pipeline, profile_of
 from unlearn_export.pipelines.ort import OrtTextEncoder, class_name, text_config
 from unlearn_export.pipelines.prompts import ALONE, JOINT, RETURNS
 from unlearn_export.pipelines.seat import seat
@@ -161,7 +161,7 @@ class Painter:
             "multiple_of": multiple_of(pipe),
             "frame_rule": frame_rule(pipe),
             "max_frames": longest_clip(pipe),
-            "defaults": own_choices(pipe) | self.settings.defaults,
+            "defaults": own_choices(pipe) | self._profile() | self.settings.defaults,
             "pid": os.getpid(),
         }
 
@@ -333,6 +333,16 @@ class Painter:
         check_needed(self.pipe, self.inputs)
         if frames_argument(self.pipe) is None and not self.inputs:
             raise UsageError(f"{type(self.pipe).__name__} draws no clips: give a text-to-video pipeline")
+
+    def _profile(self) -> dict[str, Any]:
+        """What the pipeline's owner would choose."""
+        known = profile_of(self.settings.t2v)
+        chosen = {
+            "num_frames": known.frames,
+            "guidance_scale": known.guidance,
+            "num_inference_steps": known.steps,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def _probes(self) -> list[str]:
         return ["", *(c["name"] for c in self.recipe.get("concepts", []))]

@@ -10,8 +10,9 @@ from PIL import Image
 from tiny_artifacts import artifact
 from tiny_pipelines import PIPELINES, save_like_hub
 
-from unlearn_export.cli import main, video
+from unlearn_export.cli import main
 from unlearn_export.pipelines.call import draw
+from unlearn_export.pipelines.load import profile_of
 
 
 @pytest.fixture
@@ -125,6 +126,6 @@ def test_the_uncovered_is_told_on_stderr(run, tmp_path):
 
 
 def test_a_profile_makes_the_choices_that_nobody_made():
-    known = video.profile_of("demo:t2v-motion")
+    known = profile_of("demo:t2v-motion")
     assert (known.frames, known.guidance, known.steps) == (8, 3.0, 12)
-    assert video.profile_of("./wan").frames is None and video.profile_of("owner/name").steps is None
+    assert profile_of("./wan").frames is None and profile_of("owner/name").steps is None
