@@ -36,9 +36,9 @@ from unlearn_export.pipelines.call import (
 )
 from unlearn_export.pipelines.check import Held, coverage, edits_in, place
 from unlearn_export.pipelines.encoders import load_folder, locate
-from unlearn_export.pipelines.load import load_pipeline
+from unlearn_export.pipelines.load import load_pipeline, profile_of
 from unlearn_export.pipelines.ort import OrtTextEncoder, class_name, text_config
-from unlearn_export.pipelines.prompts import RETURNS
+from unlearn_export.pipelines.prompts import ALONE, JOINT, RETURNS
 from unlearn_export.pipelines.seat import seat
 
 from .contract import Request, Settings, States
@@ -161,7 +161,7 @@ class Painter:
             "multiple_of": multiple_of(pipe),
             "frame_rule": frame_rule(pipe),
             "max_frames": longest_clip(pipe),
-            "defaults": own_choices(pipe) | self.settings.defaults,
+            "defaults": own_choices(pipe) | self._profile() | self.settings.defaults,
             "pid": os.getpid(),
         }
 
@@ -173,7 +173,8 @@ class Painter:
         """
         begun, encoded = time.perf_counter(), self.encoding
         hits, misses = self.embeddings.hits, self.embeddings.misses
-        together = type(self.pipe).__name__ in RETURNS and not self.inputs
+        kind = type(self.pipe).__name__
+        together = kind in RETURNS and kind not in ALONE and not self.inputs
         groups = [requests] if together else [[request] for request in requests]
         told, last = 0, time.perf_counter()
 
@@ -269,7 +270,7 @@ class Painter:
         told = {name: _at(value, i) if "prompt" in name else value for name, value in told.items()}
         if "batch_size" in told:
             told["batch_size"] = 1
-        if names is None:
+        if names is None or type(self.pipe).__name__ in JOINT:
             return self._cached(i, told)
         guided = told.get("do_classifier_free_guidance", "do_classifier_free_guidance" in self.own_encoding.parameters)
         if not guided:
@@ -332,6 +333,16 @@ class Painter:
         check_needed(self.pipe, self.inputs)
         if frames_argument(self.pipe) is None and not self.inputs:
             raise UsageError(f"{type(self.pipe).__name__} draws no clips: give a text-to-video pipeline")
+
+    def _profile(self) -> dict[str, Any]:
+        """What the pipeline's owner would choose."""
+        known = profile_of(self.settings.t2v)
+        chosen = {
+            "num_frames": known.frames,
+            "guidance_scale": known.guidance,
+            "num_inference_steps": known.steps,
+        }
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def _probes(self) -> list[str]:
         return ["", *(c["name"] for c in self.recipe.get("concepts", []))]

@@ -297,7 +297,7 @@ def test_pipelines_and_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("owner/absent", 1, "owner/absent"),
     ):
         refused(run("generate", "x", "--t2v", name, "-o", clip), code, word)
-    refused(run("generate", "x", "--t2v", "demo:t2v-motion", "--frames", "99", "-o", clip), 2, "--frames 99", "16")
+    refused(run("generate", "x", "--t2v", "demo:t2v-motion", "--frames", "99", "-o", clip), 2, "99 frames", "16")
     refused(run("generate", "x", "--t2v", "demo:t2v-motion", "--backend", "jax", "-o", clip), 2, "jax")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,119 +1,222 @@
-"""Every text-to-video pipeline that the contracts know, served: the clip is the pipeline's own."""
+"""Every text-to-video pipeline that the contracts know, in small: seated, drawn directly, served, on torch and ONNX."""
 
+import ast
 import inspect
-from dataclasses import asdict
+import textwrap
 
+import diffusers
 import numpy as np
 import pytest
 import tiny_pipelines
-import torch
-from tiny_pipelines import PIPELINES
+from PIL import Image
+from tiny_artifacts import artifact
+from tiny_pipelines import PIPELINES, draw
 
+from serving import painter as painting
 from serving.contract import Request, Settings
-from serving.painter import Painter
-from unlearn_export.artifact import Artifact, write_json
-from unlearn_export.families.contracts import CONTRACTS, contracts_of
-from unlearn_export.pipelines.call import frames_argument, needed
+from serving.painter import Embeddings, Painter
+from unlearn_export.errors import UsageError
+from unlearn_export.families.contracts import CONTRACTS
+from unlearn_export.pipelines.call import (
+    check_frames,
+    check_needed,
+    frames_argument,
+    needed,
+    own_choices,
+    read_inputs,
+)
 from unlearn_export.pipelines.load import load_pipeline
-from unlearn_export.recipe import SeatRecord
-from unlearn_export.weights import Weights
+from unlearn_export.pipelines.ort import OrtTextEncoder
+from unlearn_export.pipelines.prompts import RETURNS
 
-VIDEO = {name for contract in CONTRACTS if contract.video for name in contract.pipelines}
-OF_TEXT = [
-    name
-    for name in PIPELINES
-    if name in VIDEO and name not in ("CosmosTextToWorldPipeline", "Cosmos2_5_PredictBasePipeline")
-]
-
-
-@pytest.fixture(scope="module")
-def built():
-    """Each pipeline once."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = PIPELINES[name]()
-        return made[name]
-
-    return get
+pytestmark = pytest.mark.filterwarnings("ignore::unlearn_export.errors.UncoveredWarning")
+VIDEO = list(dict.fromkeys(name for contract in CONTRACTS if contract.video for name in contract.pipelines))
+SMALL = [name for name in VIDEO if name in PIPELINES]
+NOT_TEXT = (  # of the small pipelines' arguments, those that a server has no word for
+    *("image", "mask", "video", "pose_video", "face_video", "conditioning_frames", "controlnet_frame_indices"),
+    *("segment_frame_length", "prev_segment_conditioning_frames", "latent_window_size", "t0", "t1", "strength"),
+)
+GUIDANCE = 3.0
 
 
-def edit(encoder):
-    """What an eraser does: one weight of the second layer."""
-    key = next(
-        k
-        for k, p in encoder.named_parameters()
-        if ".1." in k and p.ndim == 2 and k.endswith(("wo.weight", "fc2.weight", "down_proj.weight"))
-    )
-    with torch.no_grad():
-        dict(encoder.named_parameters())[key].mul_(-2)
-    return encoder
-
-
-def artifact(folder, pipe, seats=("text_encoder",)):
-    """A sealed artifact of these seats, whose encoders are edits of the pipeline's own."""
-    about = {}
-    for seat in seats:
-        own = getattr(pipe, seat)
-        twin = type(own)(own.config)
-        twin.load_state_dict(own.state_dict())
-        edit(twin.eval()).save_pretrained(folder / seat)
-        row = next(c for c in contracts_of(type(pipe).__name__) if c.seat == seat)
-        keys = tuple(Weights.open(folder / seat).files)
-        about[seat] = asdict(
-            SeatRecord(type(own).__name__, "", "", row.tokenizer, "", (row.pipelines[0],), (), keys, 0)
-        )
-    (folder / "unlearning").mkdir()
-    write_json(folder / "unlearning/recipe.json", {"format": 2, "seats": about, "concepts": [{"name": "pizza"}]})
-    for name in ("LICENSE", "NOTICE"):
-        (folder / name).write_text("text\n")
-    made = Artifact.open(folder)
-    made.seal()
-    return made
+def few(name):
+    """The arguments that make a small pipeline's call cheap."""
+    takes = inspect.signature(getattr(diffusers, name).__call__).parameters
+    cheap = {key: value for key, value in tiny_pipelines._FEW.items() if key in takes}
+    return {"height": 16, "width": 16} | cheap | tiny_pipelines._CALLS.get(name, {})
 
 
 def request(pipe, seed=0, prompt="a photo of pizza", **changes):
-    few = {**tiny_pipelines._FEW, **tiny_pipelines._CALLS.get(type(pipe).__name__, {})}
-    sizes = {name: few[name] for name in ("width", "height", "num_inference_steps")}
-    counted = frames_argument(pipe)
+    cheap = few(type(pipe).__name__)
     return Request(
-        id=str(seed), prompt=prompt, seed=seed, folder="", fps=8, guidance_scale=3.0,
-        num_frames=few.get(counted, 1), **sizes | changes,
-    )  # fmt: skip
+        id=str(seed),
+        prompt=prompt,
+        seed=seed,
+        folder="",
+        fps=8,
+        width=cheap["width"],
+        height=cheap["height"],
+        num_frames=cheap.get(frames_argument(pipe), 1),
+        num_inference_steps=cheap["num_inference_steps"],
+        **{"guidance_scale": GUIDANCE} | changes,
+    )
 
 
-@pytest.mark.parametrize("name", OF_TEXT)
-def test_the_served_clip_is_the_pipeline_s_own(name, built, tmp_path, monkeypatch):
-    pipe = built(name)
-    source = artifact(tmp_path, pipe)
-    monkeypatch.setattr("serving.painter.load_pipeline", lambda *a, **k: pipe)
-    few = {**tiny_pipelines._FEW, **tiny_pipelines._CALLS.get(name, {})}
-    inputs = {
-        n: few[n]
-        for n in (
-            *needed(pipe),
-            "mask",
-            "video",
-            "segment_frame_length",
-            "prev_segment_conditioning_frames",
-            "controlnet_frame_indices",
-            "latent_window_size",
-            "t0",
-            "t1",
-            "strength",
-        )
-        if n in few
-    }
-    monkeypatch.setattr("serving.painter.read_inputs", lambda _sources: inputs)
-    painter = Painter(Settings(str(source.path), name, allow_original=True))
-    asked = request(pipe)
-    served = painter.draw([asked]).frames[0]
-    choices = {"guidance_scale": 3.0} if "guidance_scale" in inspect.signature(pipe.__call__).parameters else {}
+def serve(monkeypatch, pipe, source, **settings):
+    """A painter of a pipeline in memory, which is given whatever it needs beside text."""
+    cheap = few(type(pipe).__name__)
+    monkeypatch.setattr(painting, "load_pipeline", lambda *args, **options: pipe)
+    monkeypatch.setattr(painting, "read_inputs", lambda sources: {n: cheap[n] for n in NOT_TEXT if n in cheap})
+    return Painter(Settings(str(source.path), type(pipe).__name__, **settings))
+
+
+def directly(pipe, **changes):
+    """The first clip of the pipeline's own call, under the guidance that the requests ask for."""
+    if "guidance_scale" in inspect.signature(pipe.__call__).parameters:
+        changes = {"guidance_scale": GUIDANCE} | changes
+    else:
+        pipe.guider = type(pipe.guider)(guidance_scale=GUIDANCE)
+    return draw(pipe, "a photo of pizza", **changes)[0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_direct_served_and_onnx_clips_are_one(name, tmp_path, monkeypatch):
+    pipe = PIPELINES[name]()
+    source = artifact(tmp_path, pipe, onnx=True)
+    own = pipe.text_encoder
+    near = 1.5 / 255 if name.startswith("Cosmos") else 1e-5  # which rounds its frames to bytes
+    direct = directly(load_pipeline(pipe, encoder=source.path))
+    onnx = load_pipeline(pipe, encoder=source.path, backend="onnx")
+    assert isinstance(onnx.text_encoder, OrtTextEncoder) and pipe.text_encoder is own
+    assert np.abs(directly(onnx) - direct).max() < max(near, 1e-4)
+    painter = serve(monkeypatch, pipe, source, allow_original=True)
+    served, original = painter.draw([request(pipe), request(pipe, encoder="original")]).frames
+    assert np.abs(served - direct).max() < near
+    assert np.abs(served - original).max() > 3 * near  # the control
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "SkyReelsV2Pipeline", "HeliosPipeline", "SanaVideoPipeline"])
+def test_the_server_gives_the_encoder_what_the_call_gives_it(name, tmp_path, monkeypatch):
+    pipe = PIPELINES[name]()
+    source, given = artifact(tmp_path, pipe), {}
     edited = load_pipeline(pipe, encoder=source.path)
-    if not choices and hasattr(pipe, "guider"):
-        edited.guider = type(pipe.guider)(guidance_scale=3.0)
-    direct, original = (tiny_pipelines.draw(p, "a photo of pizza", **choices) for p in (edited, pipe))
-    direct, original = (x[0] if x.ndim == 5 else x for x in (direct, original))
-    assert np.abs(served - direct).max() < 1e-5
-    assert np.abs(served - original).max() > 1e-4  # the control
+    painter = serve(monkeypatch, pipe, source)
+    for key, seated in (("direct", edited), ("served", painter.pipe)):
+        given[key] = set()
+        hook = seated.text_encoder.register_forward_pre_hook(
+            lambda _module, args, kwargs, seen=given[key]: seen.add(tuple((args or [kwargs["input_ids"]])[0].shape)),
+            with_kwargs=True,
+        )
+        draw(edited, "pizza") if key == "direct" else painter.draw([request(pipe, prompt="pizza")])
+        hook.remove()
+    assert {shape[1] for shape in given["served"]} == {shape[1] for shape in given["direct"]}
+
+
+@pytest.mark.parametrize("name", ["LTXPipeline", "AllegroPipeline", "HunyuanVideoPipeline", "Kandinsky5T2VPipeline"])
+def test_a_batch_of_texts_of_many_lengths_draws_each_as_if_alone(name, tmp_path, monkeypatch):
+    pipe = PIPELINES[name]()
+    painter = serve(monkeypatch, pipe, artifact(tmp_path, pipe))
+    asked = [
+        request(pipe, 1, "pizza"),
+        request(pipe, 2, "a photo of the clown, the car and the cartoon mouse", negative_prompt="a car"),
+    ]
+    together = painter.draw(asked)
+    for one, frames in zip(asked, together.frames, strict=True):
+        again = painter.draw([one])
+        assert again.misses == 0 and again.hits > 0
+        assert np.abs(again.frames[0] - frames).max() < 1e-4
+    assert np.abs(together.frames[0] - together.frames[1]).max() > 1e-3
+
+
+def test_both_encoders_of_an_artifact_are_served(tmp_path, monkeypatch):
+    pipe = PIPELINES["AnimateDiffSDXLPipeline"]()
+    both = artifact(tmp_path / "both", pipe, ("text_encoder", "text_encoder_2"), onnx=True)
+    one = artifact(tmp_path / "one", pipe)
+    direct = directly(load_pipeline(pipe, encoder=both.path))
+    for backend in ("torch", "onnx"):
+        painter = serve(monkeypatch, pipe, both, backend=backend)
+        about = painter.describe()
+        assert set(about["seats"]) == {"text_encoder", "text_encoder_2"} and about["uncovered"] == []
+        assert np.abs(painter.draw([request(pipe)]).frames[0] - direct).max() < 1e-4
+    alone = serve(monkeypatch, pipe, one)
+    assert alone.describe()["uncovered"] == ["text_encoder_2 (bigG): its states and its pooled vector"]
+    assert np.abs(alone.draw([request(pipe)]).frames[0] - direct).max() > 1e-4
+
+
+def test_embeddings_are_bounded_in_bytes():
+    kept = Embeddings(size=100, room=3 * 4000)
+    for i in range(5):
+        kept.get((i,), lambda: (np.zeros(0), tiny_pipelines.torch.zeros(1000)))
+    assert list(kept.texts) == [(2,), (3,), (4,)] and kept.held == 12000
+    kept.get(("large",), lambda: (tiny_pipelines.torch.zeros(10**4),))
+    assert list(kept.texts) == [("large",)]
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_the_names_of_what_encode_prompt_returns(name):
+    """They are those of the variables in its return statement."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(getattr(diffusers, name).encode_prompt)))
+    returned = [
+        [element.id for element in node.value.elts]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple)
+    ]
+    names = list(RETURNS[name])
+    if name.startswith("Kandinsky5"):
+        names[-1] = "repeated_cu_seqlens"
+    assert names in returned
+
+
+def test_frames_that_do_not_fit_are_told_with_those_that_do():
+    for name, frames, words in (
+        ("WanPipeline", 8, r"8 frames do not fit a WanPipeline: it draws 4·n\+1, such as 5 or 9"),
+        ("AllegroPipeline", 9, "it draws 4·n, such as 8 or 12"),
+        ("MochiPipeline", 3, r"it draws 6·n\+1, such as 1 or 7"),
+        ("LattePipeline", 16, "it draws 2"),
+        ("AnimateDiffPipeline", 33, "more than the 32 that this AnimateDiffPipeline's motion adapter knows"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            check_frames(PIPELINES[name](), frames)
+    for name, frames in (
+        ("WanPipeline", 9),
+        ("AllegroPipeline", 8),
+        ("HeliosPipeline", 8),
+        ("TextToVideoSDPipeline", 3),
+    ):
+        check_frames(PIPELINES[name](), frames)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_pipeline_s_own_choices_are_known(name):
+    pipe = PIPELINES[name]()
+    chosen = own_choices(pipe)
+    assert chosen["fps"] and all(isinstance(chosen[side], int) for side in ("width", "height"))
+    if frames_argument(pipe) and name != "LTX2Pipeline":
+        assert chosen["num_frames"] > 1
+        if name != "LattePipeline":
+            check_frames(pipe, chosen["num_frames"])
+    assert chosen["num_inference_steps"] and chosen["guidance_scale"] is not None
+
+
+def test_what_a_pipeline_needs_beside_text_is_asked_for(tmp_path):
+    wanted = {
+        "PIAPipeline": ("image",),
+        "AnimateDiffVideoToVideoPipeline": ("video",),
+        "AnimateDiffControlNetPipeline": ("conditioning_frames",),
+        "WanAnimatePipeline": ("image", "pose_video", "face_video"),
+        "WanVACEPipeline": (),
+        "WanPipeline": (),
+    }
+    for name, inputs in wanted.items():
+        assert needed(PIPELINES[name]()) == inputs
+    with pytest.raises(UsageError, match="PIAPipeline draws from more than text: give --input image=FILE"):
+        check_needed(PIPELINES["PIAPipeline"](), {})
+    with pytest.raises(UsageError, match="WanPipeline takes no image"):
+        check_needed(PIPELINES["WanPipeline"](), {"image": tiny_pipelines.PICTURE})
+    for i in range(2):
+        tiny_pipelines.PICTURE.save(tmp_path / f"{i}.png")
+    read = read_inputs({"video": str(tmp_path), "image": str(tmp_path / "0.png")})
+    assert len(read["video"]) == 2 and isinstance(read["image"], Image.Image)
+    (tmp_path / "words.txt").write_text("no picture")
+    with pytest.raises(UsageError, match="cannot read .* as pictures for image"):
+        read_inputs({"image": str(tmp_path / "words.txt")})

@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from .errors import BaseError
 
+if TYPE_CHECKING:  # artifacts are read by the server's front end too, which has no torch
+    from torch import Tensor
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float64": "F64"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Weights:
             raise BaseError(f"{folder} has {len(others)} .safetensors files and no {INDEX}: which tensor is where?")
         raise BaseError(f"no {SINGLE} in {folder}: convert the encoder to safetensors first")
 
-    def get(self, key: str) -> Tensor:
+    def get(self, key: str) -> "Tensor":
         """One tensor as stored, mapped from the file: not to be written to."""
         with safe_open(self.folder / self.files[key], "pt") as file:
             return file.get_tensor(key)
@@ -84,7 +86,7 @@ class Weights:
             return next(iter(self.digests.values()))
         return hashlib.sha256("".join(f"{d}  {n}\n" for n, d in self.digests.items()).encode()).hexdigest()
 
-    def write(self, target: Path, changed: Mapping[str, Tensor]) -> None:
+    def write(self, target: Path, changed: Mapping[str, "Tensor"]) -> None:
         """Copy the files to ``target`` with the tensors in ``changed`` in the place of theirs, one file at a time.
 
         Shapes and dtypes stay, so only the bytes of those tensors differ and nothing is held but them.
@@ -134,17 +136,19 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _patch(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def _patch(file: Path, tensors: Mapping[str, "Tensor"]) -> None:
     """Overwrite tensors of a safetensors file in place: 8 bytes of length, a JSON header with offsets, the bytes."""
+    import torch
+
     with file.open("r+b") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))
         for key, tensor in tensors.items():
             about = header[key]
-            if about["shape"] != list(tensor.shape) or about["dtype"] != DTYPES.get(tensor.dtype):
+            if about["shape"] != list(tensor.shape) or about["dtype"] != DTYPES.get(str(tensor.dtype)):
                 raise BaseError(
                     f"{key} is {about['dtype']}{about['shape']} in {file.name}, the edit's is "
-                    f"{DTYPES.get(tensor.dtype, tensor.dtype)}{list(tensor.shape)}"
+                    f"{DTYPES.get(str(tensor.dtype), tensor.dtype)}{list(tensor.shape)}"
                 )
             opened.seek(8 + length + about["data_offsets"][0])
             opened.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

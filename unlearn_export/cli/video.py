@@ -10,7 +10,6 @@ import click
 
 from ..errors import UncoveredWarning, UsageError
 from ..plugins import found
-from ..profile import UNKNOWN, Profile
 from .common import SEED, Bars, json_option, main, print_result, quiet_libraries
 
 INPUT = {
@@ -80,7 +79,7 @@ def generate(
     import torch
 
     from ..pipelines.call import check_choices, check_needed, draw, frames_argument, own_choices, read_inputs
-    from ..pipelines.load import load_pipeline
+    from ..pipelines.load import load_pipeline, profile_of
 
     known = profile_of(pipeline)
     with told_on_stderr():
@@ -190,17 +189,10 @@ def serve(
         from serving.server import serve as serve_http
     except ImportError as error:
         raise DependencyError(f"serving needs {error.name}: pip install 'unlearn-export[serve]'") from error
-    known = profile_of(t2v)
     for what, where in (("encoder", source), ("pipeline", t2v)):
         named = what == "pipeline" and where.partition(":")[0] in found("pipelines")
         if "/" not in where and not named and not Path(where).is_dir():
             raise UsageError(f"no {what} at {where}: there is no such folder, and a Hub id is owner/name")
-    usual = {
-        "num_frames": known.frames,
-        "guidance_scale": known.guidance,
-        "num_inference_steps": known.steps,
-    }
-    defaults = {name: value for name, value in usual.items() if value is not None}
     options = Options(
         folder=data,
         name=t2v.rpartition(":")[2].rstrip("/").rpartition("/")[2] or "t2v",
@@ -211,9 +203,7 @@ def serve(
         limits=Limits(prompt=max_prompt, frames=max_frames, steps=max_steps, pixels=max_pixels),
         retention=Retention(keep_jobs, keep_days * 86400, int(keep_gb * 1e9)),
     )
-    engine = LocalEngine(
-        Settings(source, t2v, defaults=defaults, inputs=pairs(inputs), **choices), devices, max_batch=max_batch
-    )
+    engine = LocalEngine(Settings(source, t2v, inputs=pairs(inputs), **choices), devices, max_batch=max_batch)
     serve_http(engine, options, say=click.echo)
 
 
@@ -228,15 +218,6 @@ def pairs(inputs: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"--input {given}: there is no {file}")
         read[name] = file
     return read
-
-
-def profile_of(t2v: str) -> Profile:
-    """What the owner of a base knows of this pipeline, by its name; nothing where none does."""
-    for name, load in found("bases").items():
-        if t2v.partition(":")[0] == name:
-            profile: Profile = load()("").profile
-            return profile
-    return UNKNOWN
 
 
 @contextmanager

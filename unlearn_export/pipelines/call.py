@@ -107,6 +107,8 @@ def frame_rule(pipe: Any) -> tuple[int, int]:
     if frames_argument(pipe) is None or kind in CHUNKED:
         return 1, 0
     step = int(next((getattr(pipe, name) for name in TEMPORAL if getattr(pipe, name, None)), 1))
+    if kind.startswith("CogVideoX"):
+        step *= 2  # its autoencoder decodes latents in pairs after the first
     return step, 0 if kind == "AllegroPipeline" or step == 1 else 1
 
 

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 
 from ..errors import UncoveredWarning, UnlearnExportError
 from ..loading import one_line, quiet
+from ..plugins import found
+from ..profile import UNKNOWN, Profile
 from .check import Held, Source, calm, check_source, coverage, edits, load_registered, place, registered
 from .encoders import Backend
 from .seat import seated
@@ -94,3 +96,12 @@ def open_pipeline(
 def _dtype(held: Held, seat: str) -> torch.dtype:
     """What the pipeline's own encoder would be loaded in: as it is stored."""
     return next(iter(held.seats[seat].tables().values())).dtype
+
+
+def profile_of(t2v: str) -> Profile:
+    """What the owner of a base knows of this pipeline, by its name; nothing where none does."""
+    for name, load in found("bases").items():
+        if t2v.partition(":")[0] == name:
+            profile: Profile = load()("").profile
+            return profile
+    return UNKNOWN

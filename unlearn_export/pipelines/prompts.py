@@ -14,9 +14,10 @@ _POOLED = (
     "negative_pooled_prompt_embeds",
 )
 _HUNYUAN = ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention_mask")
+_KANDINSKY = ("prompt_embeds_qwen", "prompt_embeds_clip", "prompt_cu_seqlens")
 _HUNYUAN_15 = ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")
 
-# pipeline class → what encode_prompt returns, in order: one row of each tensor is one text
+# pipeline class → what encode_prompt returns, in order; of all but ALONE one row of each tensor is one text
 RETURNS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
@@ -51,6 +52,8 @@ RETURNS: Mapping[str, tuple[str, ...]] = {
             "AnimateDiffVideoToVideoControlNetPipeline",
             "AnimateDiffPAGPipeline",
             "PIAPipeline",
+            "LattePipeline",
+            "TextToVideoZeroPipeline",
             "TextToVideoSDPipeline",
             "VideoToVideoSDPipeline",
         ),
@@ -75,21 +78,26 @@ RETURNS: Mapping[str, tuple[str, ...]] = {
         _MASKED,
     ),
     **dict.fromkeys(("LTX2DFRPipeline", "LTX2DFRTemporalRefinePipeline"), _MASKED[:2]),
-    **dict.fromkeys(("AnimateDiffSDXLPipeline",), _POOLED),
+    **dict.fromkeys(("AnimateDiffSDXLPipeline", "TextToVideoZeroSDXLPipeline"), _POOLED),
     **dict.fromkeys(
         ("HunyuanVideoPipeline", "HunyuanVideoFramepackPipeline", "HunyuanSkyreelsImageToVideoPipeline"), _HUNYUAN
     ),
+    **dict.fromkeys(("Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"), _KANDINSKY),
     **dict.fromkeys(("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"), _HUNYUAN_15),
 }
 
-# Those that draw one text at a time: it is encoded to a length of its own, which batch-mates would change, or the
-# pipeline takes its frames for the batch.
-ALONE: Mapping[str, tuple[str, ...]] = {
-    "LattePipeline": _PAIR,  # where the negative prompt is cut to the prompt's length
-    "TextToVideoZeroPipeline": _PAIR,
-    "TextToVideoZeroSDXLPipeline": _POOLED,
-    **dict.fromkeys(
-        ("Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"),
-        ("prompt_embeds_qwen", "prompt_embeds_clip", "prompt_cu_seqlens"),
-    ),
-}
+# Those that draw one text at a time. Latte and Kandinsky encode it to a length of its own, which batch-mates would
+# change; the frames of TextToVideoZero are its batch; the autoencoders of Allegro and HunyuanVideo 1.5 decode one clip.
+ALONE = frozenset(
+    (
+        "LattePipeline",
+        "Kandinsky5T2VPipeline",
+        "Kandinsky5I2VPipeline",
+        "TextToVideoZeroPipeline",
+        "TextToVideoZeroSDXLPipeline",
+        "AllegroPipeline",
+        "HunyuanVideo15Pipeline",
+        "HunyuanVideo15ImageToVideoPipeline",
+    )
+)
+JOINT = frozenset(("LattePipeline",))  # the negative prompt is cut to the prompt's length
