@@ -12,8 +12,6 @@ from .errors import UsageError
 from .families.tokens import tokenise
 from .phrasing import TEMPLATES
 
-SHALLOW = 4_000_000_000  # bytes of weights above which an encoder is asked through its first layer only
-
 
 def anchors(base: Base, concept: Concept, avoid: set[str]) -> list[str]:
     """The known names that a concept may become, best first, none of them in ``avoid``.
@@ -65,7 +63,7 @@ def pooled(base: Base, prompts: Sequence[str]) -> Tensor:
     """One vector [n, d] of each prompt by the first encoder: its own pooled state, or the mean of its text's states."""
     seat = base.seat
     tokens = tokenise(seat.tokenizer, list(prompts), seat.contract, trim=True)
-    if seat.weights.size > SHALLOW:
+    if seat.large:
         skeleton = seat.skeleton(1, used=tokens.ids)
         return _mean(seat.family.residual(skeleton, tokens, seat.contract.mask), tokens.mask)
     rows = []

@@ -28,6 +28,7 @@ from .onnx.export import OnnxExport, export_onnx
 from .recipe import Recipe
 from .report import write_report
 from .scorers import load_features, load_scorer
+from .streaming import streamed
 from .weights import Weights
 
 
@@ -93,7 +94,7 @@ def build(
                     export_onnx(encoder, folder / name)
         if jury is not None:
             with hooks.stage("evaluate"):
-                result = jury.judge(base, erased.encoders, erased.recipe, hooks)
+                result = jury.judge(base, erased.encoders if jury.scorer else erased.measurable, erased.recipe, hooks)
             result.report["cost"] = _cost(erased.recipe, hooks.seconds)
             result.write(folder / "unlearning")
         finish(Artifact(folder))
@@ -119,7 +120,7 @@ def measure(
         base = base_of(artifact, source)
         jury = _Jury.gather(base, artifact.recipe.concepts, how)
         with hooks.stage("evaluate"):
-            result = jury.judge(base, read_encoders(base, artifact), artifact.recipe, hooks)
+            result = jury.judge(base, read_encoders(base, artifact, whole=bool(jury.scorer)), artifact.recipe, hooks)
         earlier = artifact.evaluation or {"pipelines": {}}
         result.report["cost"] = _cost(artifact.recipe, earlier.get("cost", {}).get("seconds", {}) | hooks.seconds)
         for name in earlier["pipelines"]:
@@ -155,8 +156,11 @@ def base_of(artifact: Artifact, source: str | None = None) -> Base:
     return base
 
 
-def read_encoders(base: Base, artifact: Artifact) -> dict[str, PreTrainedModel]:
-    """The artifact's encoders in float32, by seat. Raises ArtifactError for other tensors than the base's."""
+def read_encoders(base: Base, artifact: Artifact, *, whole: bool = True) -> dict[str, PreTrainedModel]:
+    """The artifact's encoders in float32, by seat. Raises ArtifactError for other tensors than the base's.
+
+    whole: without it large ones are streamed, for whoever looks at states alone.
+    """
     found = {}
     for name in artifact.seats:
         seat = base.seats.get(name)
@@ -166,6 +170,9 @@ def read_encoders(base: Base, artifact: Artifact) -> dict[str, PreTrainedModel]:
         odd = sorted(weights.files.keys() ^ seat.weights.files.keys())
         if odd:
             raise ArtifactError(f"{name} in {artifact.path} does not fit its base: {odd[0]} is in one of them only")
+        if seat.large and not whole:
+            found[name] = streamed(replace(seat, folder=artifact.path / name, weights=weights), device=base.device)
+            continue
         found[name] = load_torch(artifact.path / name, seat.architecture, torch.float32).requires_grad_(False)
     return found
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .base import Seat
+from .base import Base, Seat
 from .errors import EncoderError
 
 
@@ -50,6 +50,12 @@ def streamed(seat: Seat, changed: Mapping[str, Tensor] | None = None, device: st
 
         model.register_forward_hook(project)
     return model
+
+
+def original(base: Base, name: str) -> PreTrainedModel:
+    """A seat's encoder as the base has it: whole, or streamed where it is large."""
+    seat = base.seats[name]
+    return streamed(seat, device=base.device) if seat.large else base.encoders[name]
 
 
 class _Passing:

@@ -28,6 +28,7 @@ from .judge import judge
 from .rates import Rate
 from .samples import draw, to_images, with_encoder
 from .scorer import Features, Scorer, Scores
+from .states import drift_of, measure_states
 
 __all__ = [
     "FORMAT",
@@ -111,10 +112,12 @@ def evaluate(
     features: whose vectors the distribution distance compares; the scorer's own by default.
     originals: what an earlier call with the same arguments, but for ``edited``, drew before; empty at first, it is
     filled here, so that several edits of one base share it.
-    Without a scorer only the drift of the text states is reported.
+    Without a scorer the text states alone are measured (see ``states``), and nothing is drawn.
     Raises UsageError where the scorer does not know an erased concept.
     """
     size = size or Size()
+    seats: Mapping[str, PreTrainedModel] = edited if isinstance(edited, Mapping) else {base.seat.name: edited}
+    states = measure_states(base, seats, concepts, holdout=holdout, seed=seed, on_progress=on_progress)
     report: dict[str, Any] = {
         "format": FORMAT,
         "scorer": scorer.name if scorer else None,
@@ -122,7 +125,8 @@ def evaluate(
         "size": asdict(size),
         "holdout": list(holdout),
         "references": 0 if references is None else len(references),
-        "drift": drift(base, edited, concepts),
+        "drift": drift_of(states) if any(base.seats[name].large for name in seats) else drift(base, seats, concepts),
+        "states": states,
         "targets": [],
         "kinds": [c.kind for c in concepts],
         "pipelines": {},
@@ -144,18 +148,17 @@ def evaluate(
             clips=bool(frames),
         )
         drawn, seconds = [], []
-        for moment, encoder in (("before", base.encoders), ("after", edited)):
+        for moment, encoder in (("before", base.encoders), ("after", seats)):
             start = time.perf_counter()
 
             def on_batch(done: int, total: int, label: str = f"{name} {moment}") -> None:
                 if on_progress:
                     on_progress(label, done, total)
 
-            seats: Any = encoder if isinstance(encoder, Mapping) else {base.seat.name: encoder}
             known = (originals or {}).get(name) if moment == "before" else None
             if known is None:
                 known = draw(
-                    with_encoder(pipeline, seats),
+                    with_encoder(pipeline, encoder),
                     asks,
                     steps=size.steps,
                     frames=frames,

@@ -47,3 +47,17 @@ def mean(values: Iterable[float]) -> dict[str, Any] | None:
     """→ ``{"mean", "n"}``, or None of nothing."""
     known = list(values)
     return {"mean": round(sum(known) / len(known), 4), "n": len(known)} if known else None
+
+
+def spread(values: Iterable[float], digits: int = 4) -> dict[str, Any] | None:
+    """→ ``{"mean", "low", "high", "n"}``, or None of nothing. low, high: the 95 % interval of the mean, as of a normal
+    distribution; None of one value.
+    """
+    known = list(values)
+    if not known:
+        return None
+    middle, half = sum(known) / len(known), None
+    if len(known) > 1:
+        half = Z * math.sqrt(sum((v - middle) ** 2 for v in known) / (len(known) - 1) / len(known))
+    low, high = (None, None) if half is None else (round(middle - half, digits), round(middle + half, digits))
+    return {"mean": round(middle, digits), "low": low, "high": high, "n": len(known)}
