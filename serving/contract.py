@@ -25,6 +25,7 @@ class Settings:
     allow_original: also answer with the pipeline's own encoder where a request asks for it.
     defaults: of a request's width, height, num_frames, num_inference_steps, guidance_scale and fps, where the
     pipeline's own are not wanted.
+    inputs: pictures or clips by argument name, as files or folders, for a pipeline that draws from more than text.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Settings:
     allow_original: bool = False
     cached_prompts: int = 1024
     defaults: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
-"""One pipeline that draws batches of requests, with the edited encoder proven to be the one at work."""
+"""One pipeline that draws batches of requests, with the edited encoders proven to be the ones at work."""
 
 import copy
 import hashlib
 import inspect
-import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +16,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlearn_export.artifact import EVALUATION, RECIPE, read_json, sha256
-from unlearn_export.errors import EncoderError, ParityError, UsageError
-from unlearn_export.pipelines.encoders import OrtTextEncoder, load_folder, locate
-from unlearn_export.pipelines.load import load_pipeline, seat
+from unlearn_export.artifact import EVALUATION, MANIFEST, read_json, sha256
+from unlearn_export.errors import EncoderError, ParityError, UnlearnExportError, UsageError
+from unlearn_export.families import family_of
+from unlearn_export.families.contracts import ReaderContract, contracts_of, readers_of
+from unlearn_export.families.tokens import final_states, read_states, tokenise
+from unlearn_export.pipelines.call import (
+    check_needed,
+    defaults,
+    frame_rule,
+    frames_argument,
+    frames_of,
+    longest_clip,
+    multiple_of,
+    named,
+    own_choices,
+    read_inputs,
+    stepping,
+)
+from unlearn_export.pipelines.check import Held, coverage, edits_in, place
+from unlearn_export.pipelines.encoders import load_folder, locate
+from unlearn_export.pipelines.load import load_pipeline
+from unlearn_export.pipelines.ort import OrtTextEncoder, class_name, text_config
+from unlearn_export.pipelines.prompts import RETURNS
+from unlearn_export.pipelines.seat import seat
 
 from .contract import Request, Settings, States
 
 TOLERANCE = 1e-4
 VALUES = 2**22  # most numbers in the states of one ``infer``
 STEP_CACHES = ("FirstBlockCacheConfig", "TaylorSeerCacheConfig")  # those of diffusers that need no more than a name
-# What encode_prompt returns, by the number of its results, under the names that a pipeline's call takes.
-EMBEDDINGS = {
-    2: ("prompt_embeds", "negative_prompt_embeds"),
-    4: ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask"),
-}
 
 
 @dataclass(frozen=True)
@@ -47,23 +60,33 @@ class Drawing:
 
 @dataclass
 class Embeddings:
-    """What the encoder made of each text lately, oldest out first. The key holds the encoder's fingerprint."""
+    """What the encoders made of each text lately, oldest out first. A key holds the encoders' fingerprint.
+
+    size: most texts. room: most bytes, for one text of LTX-2's takes 200 MB and more.
+    """
 
     size: int
-    texts: OrderedDict[tuple[str, ...], tuple[Tensor, ...]] = field(default_factory=OrderedDict)
+    room: int = 2**30
+    texts: OrderedDict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=OrderedDict)
     hits: int = 0
     misses: int = 0
+    held: int = 0
 
-    def get(self, key: tuple[str, ...], make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    def get(self, key: tuple[Any, ...], make: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
         if key in self.texts:
             self.hits += 1
             self.texts.move_to_end(key)
             return self.texts[key]
         self.misses += 1
         made = self.texts[key] = make()
-        if len(self.texts) > self.size:
-            self.texts.popitem(last=False)
+        self.held += _bytes(made)
+        while len(self.texts) > self.size or (self.held > self.room and len(self.texts) > 1):
+            self.held -= _bytes(self.texts.popitem(last=False)[1])
         return made
+
+
+def _bytes(parts: tuple[Any, ...]) -> int:
+    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
 
 
 class Painter:
@@ -75,34 +98,44 @@ class Painter:
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
         self.settings = settings
         dtype = getattr(torch, settings.dtype) if settings.dtype else None
-        folder = locate(settings.source, settings.backend, settings.encoder_revision)
+        where = locate(settings.source, settings.backend, settings.encoder_revision)
         own: Any = load_pipeline(settings.t2v, revision=settings.revision, dtype=dtype, device=device)
-        self.pipe: Any = seat(own, load_folder(folder, settings.backend, settings.provider))
-        self.call = inspect.signature(self.pipe.__call__).parameters
-        if "num_frames" not in self.call:
-            raise UsageError(
-                f"{type(self.pipe).__name__} draws no clips of num_frames frames: give a text-to-video one"
-            )
-        self.evaluation = folder.parent / EVALUATION
-        self.recipe = read_json(folder.parent / RECIPE) if (folder.parent / RECIPE).is_file() else {}
-        self.fingerprint = fingerprint(folder, settings.backend)
+        held = Held.of(own)
+        placed = place(edits_in(where, settings.backend), held)
+        self.uncovered = coverage(placed, held).uncovered
+        self.folders = {name: edited.folder for name, edited in placed.items() if edited.folder is not None}
+        self.pipe: Any = seat(own, {name: edited.load(settings.provider) for name, edited in placed.items()})
+        self.call = defaults(self.pipe)
+        self.inputs = read_inputs(settings.inputs)
+        self._check_clips()
+        self.root = next(iter(self.folders.values())).parent
+        self.recipe = where.recipe
+        self.fingerprints = {name: fingerprint(folder, settings.backend) for name, folder in self.folders.items()}
+        self.fingerprint = _of_all(self.fingerprints)
         if settings.backend == "onnx":
-            self._check_parity(folder)
+            self._check_parity()
         self.moved = self._states_moved(own)
         self.seats = {"edited": (self.pipe, self.fingerprint)}
         if settings.allow_original:
-            self.seats["original"] = (own, state_hash(own.text_encoder))
+            self.seats["original"] = (own, _of_all({name: state_hash(getattr(own, name)) for name in self.folders}))
         self._tune()
         self.embeddings = Embeddings(settings.cached_prompts)
+        self.encoding = 0.0  # seconds spent in it so far
+        self.rows: Sequence[Request] = ()
+        if hasattr(self.pipe, "encode_prompt"):
+            self.own_encoding = inspect.signature(type(self.pipe).encode_prompt)
+            self.pipe.encode_prompt = self._encode_prompt
 
     def describe(self) -> dict[str, Any]:
         """What is really at work, for people and for the front end's checks."""
         pipe = self.pipe
+        first = next(iter(self.folders))
         encoders = {
             name: {"backend": backend, "provider": provider, "fingerprint": print_}
             for name, (seated, print_) in self.seats.items()
-            for backend, provider in [at_work(seated.text_encoder)]
+            for backend, provider in [at_work(getattr(seated, first))]
         }
+        evaluation = self.root / EVALUATION
         concepts = [
             {k: c.get(k) for k in ("name", "kind", "aliases", "anchor")} for c in self.recipe.get("concepts", [])
         ]
@@ -116,16 +149,19 @@ class Painter:
             "fingerprint": self.fingerprint,
             "erased": concepts,
             "states_moved": self.moved,
-            "evaluation": read_json(self.evaluation) if self.evaluation.is_file() else None,
+            "evaluation": read_json(evaluation) if evaluation.is_file() else None,
+            "seats": self.fingerprints,
+            "uncovered": list(self.uncovered),
             "backend": encoders["edited"]["backend"],
             "provider": encoders["edited"]["provider"],
             "device": str(pipe.device),
-            "dtype": str(pipe.dtype).removeprefix("torch."),
+            "dtype": str(denoiser_of(pipe).dtype).removeprefix("torch."),
             "scheduler": type(pipe.scheduler).__name__,
             "encoders": encoders,
-            "multiple_of": self._multiple(),
-            "max_frames": getattr(self._denoiser().config, "motion_max_seq_length", None),
-            "defaults": self._defaults() | self.settings.defaults,
+            "multiple_of": multiple_of(pipe),
+            "frame_rule": frame_rule(pipe),
+            "max_frames": longest_clip(pipe),
+            "defaults": own_choices(pipe) | self.settings.defaults,
             "pid": os.getpid(),
         }
 
@@ -135,37 +171,54 @@ class Painter:
 
         on_step(step, steps) is called after every denoising step and may raise to break off.
         """
-        first, begun = requests[0], time.perf_counter()
+        begun, encoded = time.perf_counter(), self.encoding
         hits, misses = self.embeddings.hits, self.embeddings.misses
-        guided = first.guidance_scale > 1
-        conditions = self._conditions(requests, guided)
-        encoded = last = time.perf_counter()
+        together = type(self.pipe).__name__ in RETURNS and not self.inputs
+        groups = [requests] if together else [[request] for request in requests]
+        told, last = 0, time.perf_counter()
 
-        def step(done: int, steps: int) -> None:
-            nonlocal last
-            last = time.perf_counter()
+        def step(_done: int, steps: int) -> None:
+            nonlocal told, last
+            last, told = time.perf_counter(), told + 1
             if on_step is not None:
-                on_step(done, steps)
+                on_step(told, max(told, steps * len(groups)))
 
-        try:
-            with stepping(self.pipe.scheduler, step):
-                output = self.pipe(
-                    **conditions,
-                    width=first.width,
-                    height=first.height,
-                    num_frames=first.num_frames,
-                    num_inference_steps=first.num_inference_steps,
-                    guidance_scale=first.guidance_scale,
-                    generator=[torch.Generator().manual_seed(r.seed) for r in requests],
-                    output_type="np",
-                )
-        finally:
-            self.pipe.maybe_free_model_hooks()  # else what a step cache kept would leak into the next clip
-        frames = np.asarray(output.frames)
+        frames = np.concatenate([self._paint(group, step) for group in groups])
         if not np.isfinite(frames).all():
             raise EncoderError("the pipeline drew values that are not finite")
-        seconds = {"encode": encoded - begun, "denoise": last - encoded, "decode": time.perf_counter() - last}
+        encoded = self.encoding - encoded
+        seconds = {"encode": encoded, "denoise": last - begun - encoded, "decode": time.perf_counter() - last}
         return Drawing(frames, seconds, self.embeddings.hits - hits, self.embeddings.misses - misses)
+
+    def _paint(self, requests: Sequence[Request], step: Callable[[int, int], None]) -> np.ndarray:
+        """One call of the pipeline, which finds the texts' embeddings in the cache."""
+        first, self.rows = requests[0], requests
+        for request in requests:
+            if request.encoder not in self.seats:
+                raise UsageError(f"no {request.encoder} encoder here: it is {', '.join(self.seats)}")
+        texts: dict[str, Any] = {"prompt": [r.prompt for r in requests]}
+        if "negative_prompt" in self.call and any(r.negative_prompt for r in requests):
+            texts["negative_prompt"] = [r.negative_prompt for r in requests]
+        generators = [torch.Generator().manual_seed(r.seed) for r in requests]
+        if len(requests) == 1:
+            texts, generators = {name: text[0] for name, text in texts.items()}, generators[0]  # type: ignore[assignment]
+        choices = named(
+            self.pipe,
+            frames=first.num_frames,
+            steps=first.num_inference_steps,
+            guidance=first.guidance_scale,
+            width=first.width,
+            height=first.height,
+        )
+        try:
+            with stepping(self.pipe, step) as callbacks:
+                output = self.pipe(
+                    **texts, **choices, **callbacks, **self.inputs, generator=generators, output_type="np"
+                )
+        finally:
+            self.rows = ()
+            self.pipe.maybe_free_model_hooks()  # else what a step cache kept would leak into the next clip
+        return frames_of(output)
 
     def use_threads(self, count: int) -> None:
         """From now on compute with this many threads; for the thread that draws to call."""
@@ -175,80 +228,110 @@ class Painter:
     @torch.inference_mode()
     def infer(self, input_ids: list[list[int]]) -> States:
         """The edited encoder's states of token ids [b, n]. Raises UsageError for ids that it does not know."""
-        encoder = self.pipe.text_encoder
-        config, ids = encoder.config, torch.tensor(input_ids)
+        encoder = getattr(self.pipe, next(iter(self.folders)))
+        config, ids = text_config(encoder.config), torch.tensor(input_ids)
         longest = getattr(config, "max_position_embeddings", None) or ids.shape[1]
         most = VALUES // config.hidden_size
         if int(ids.max()) >= config.vocab_size:  # on a GPU such an id would end the process
             raise UsageError(f"input_ids has {int(ids.max())}: ids are below {config.vocab_size}")
         if ids.shape[1] > longest or ids.numel() > most:
             raise UsageError(f"input_ids is {list(ids.shape)}: at most {longest} a row and {most} in all")
-        out = encoder(ids.to(encoder.device))
+        alone = encoder.model if class_name(encoder).endswith("ForConditionalGeneration") else encoder
+        out = alone(ids.to(encoder.device))
         states = {name: state.float().cpu() for name, state in out.items() if isinstance(state, Tensor)}
         if not all(bool(state.isfinite().all()) for state in states.values()):
             raise EncoderError("the encoder computed values that are not finite")
         return {name: (list(state.shape), state.numpy().tobytes()) for name, state in states.items()}
 
-    def _conditions(self, requests: Sequence[Request], guided: bool) -> dict[str, Any]:
-        """The texts as the call takes them: embeddings, or plain strings where the pipeline is of another kind."""
-        parts = [self._embed(r.prompt, r.encoder) for r in requests]
-        names = EMBEDDINGS.get(2 * len(parts[0])) if parts[0] else None
-        if not names or not set(names) <= set(self.call):
-            if any(r.encoder == "original" for r in requests):
-                raise UsageError(
-                    f"{type(self.pipe).__name__} takes no embeddings: it cannot serve the original encoder"
-                )
-            texts: dict[str, Any] = {"prompt": [r.prompt for r in requests]}
-            return texts | ({"negative_prompt": [r.negative_prompt for r in requests]} if guided else {})
-        half = len(names) // 2
-        conditions = dict(zip(names[:half], map(torch.cat, zip(*parts, strict=True)), strict=True))
-        if guided:
-            away = [self._embed(r.negative_prompt, r.encoder) for r in requests]
-            conditions |= dict(zip(names[half:], map(torch.cat, zip(*away, strict=True)), strict=True))
-        return conditions
+    def _encode_prompt(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Stands in for the pipeline's ``encode_prompt``: the same results, each text encoded once.
 
-    def _embed(self, text: str, seat: str) -> tuple[Tensor, ...]:
-        """One text's embedding and, where the family has one, its mask; a prompt's and a negative prompt's are one.
-
-        Each is encoded alone: with int8 weights a text's batch-mates would change it.
+        Each is encoded alone, by the encoder that its request asks for: with int8 weights a text's batch-mates would
+        change it. A negative prompt that is not given is whatever the pipeline makes of none.
         """
-        if seat not in self.seats:
-            raise UsageError(f"no {seat} encoder here: it is {', '.join(self.seats)}")
-        pipe, print_ = self.seats[seat]
-        return self.embeddings.get((print_, text), lambda: encode(pipe, text))
+        if not self.rows:  # somebody calls the pipeline directly
+            return tuple(type(self.pipe).encode_prompt(self.pipe, *args, **kwargs))
+        begun = time.perf_counter()
+        try:
+            told = dict(self.own_encoding.bind(self.pipe, *args, **kwargs).arguments)
+            told.pop("self")
+            told |= told.pop("kwargs", {})
+            names = RETURNS.get(type(self.pipe).__name__)
+            rows = [self._row(i, told, names) for i in range(len(self.rows))]
+        finally:
+            self.encoding += time.perf_counter() - begun
+        if len(rows) == 1:
+            return rows[0]
+        return tuple(None if part[0] is None else torch.cat(part) for part in zip(*rows, strict=True))
 
-    def _check_parity(self, folder: Path) -> None:
-        """Raise ParityError unless the graph computes what the safetensors beside it do, in float32."""
-        graph = copy.deepcopy(self.pipe.text_encoder).to("cpu", torch.float32)
-        reference: Any = load_folder(folder).float()
-        for text in self._probes():
-            theirs = states(self.pipe.tokenizer, reference, text)
-            ours = states(self.pipe.tokenizer, graph, text)
-            diff = float((ours - theirs).abs().max() / max(1.0, float(theirs.abs().max())))
-            if not diff <= TOLERANCE:
-                raise ParityError(
-                    f"{folder / 'model.onnx'} is {diff:.1e} from its safetensors on {text!r}: export it again"
-                )
+    def _row(self, i: int, told: Mapping[str, Any], names: tuple[str, ...] | None) -> tuple[Any, ...]:
+        """What ``encode_prompt`` returns for one row of a batch, by name where the pipeline's names are known."""
+        told = {name: _at(value, i) if "prompt" in name else value for name, value in told.items()}
+        if "batch_size" in told:
+            told["batch_size"] = 1
+        if names is None:
+            return self._cached(i, told)
+        guided = told.get("do_classifier_free_guidance", "do_classifier_free_guidance" in self.own_encoding.parameters)
+        if not guided:
+            return self._cached(i, told)
+        against = [name.startswith("negative_") for name in names]
+        for_it = {name: value for name, value in told.items() if name != "negative_prompt"}
+        made = self._cached(i, for_it | {"do_classifier_free_guidance": False}, [not no for no in against])
+        away = told | {"prompt": ""}
+        if not self.rows[i].negative_prompt and len(self.rows) > 1:
+            away["negative_prompt"] = self.call["negative_prompt"]
+        kept = self._cached(i, away, against)
+        return tuple(no if is_no else yes for yes, no, is_no in zip(made, kept, against, strict=True))
+
+    def _cached(self, i: int, told: Mapping[str, Any], keep: Sequence[bool] = ()) -> tuple[Any, ...]:
+        """What ``encode_prompt`` returns for one row, None in place of the results that are not kept."""
+        pipe, print_ = self.seats[self.rows[i].encoder]
+        key = (print_, *sorted((name, repr(value)) for name, value in told.items() if name != "device"))
+
+        def make() -> tuple[Any, ...]:
+            made = type(pipe).encode_prompt(pipe, **told)
+            return tuple(part if kept else None for part, kept in zip(made, keep or [True] * len(made), strict=True))
+
+        return self.embeddings.get(key, make)
+
+    def _check_parity(self) -> None:
+        """Raise ParityError unless each graph computes what the safetensors beside it do, in float32."""
+        for name, folder in self.folders.items():
+            reader = reader_of(self.pipe, name)
+            graph = copy.deepcopy(getattr(self.pipe, name)).to("cpu", torch.float32)
+            reference: Any = load_folder(folder).float()
+            for text in self._probes():
+                theirs, ours = (states(self.pipe, encoder, reader, text) for encoder in (reference, graph))
+                diff = float((ours - theirs).abs().max() / max(1.0, float(theirs.abs().max())))
+                if not diff <= TOLERANCE:
+                    raise ParityError(
+                        f"{folder / 'model.onnx'} is {diff:.1e} from its safetensors on {text!r}: export it again"
+                    )
 
     def _states_moved(self, own: Any) -> float | None:
-        """‖edited − original‖ / ‖original‖ over the erased concepts' states; None where no recipe names them.
+        """‖edited − original‖ / ‖original‖ over what is read of the erased concepts; None where no recipe names them.
 
-        Raises EncoderError where one's are the same: such an encoder has not erased it.
+        Raises EncoderError where one's are the same in some seat: such an encoder has not erased it.
         """
         texts = self._probes()[1:]
-        if not texts:
-            return None
         apart = whole = 0.0
-        for text in texts:
-            ours, theirs = (
-                (encode(pipe, text) or (states(pipe.tokenizer, pipe.text_encoder, text),))[0].float()
-                for pipe in (self.pipe, own)
-            )
-            change, size = float((ours - theirs).square().sum()), float(theirs.square().sum())
-            if not change > TOLERANCE**2 * size:
-                raise EncoderError(f"{self.settings.source} still has {text!r}: its encoder reads it as the original")
-            apart, whole = apart + change, whole + size
-        return round((apart / whole) ** 0.5, 6)
+        for name in self.folders:
+            reader = reader_of(self.pipe, name)
+            for text in texts:
+                ours, theirs = (states(pipe, getattr(pipe, name), reader, text) for pipe in (self.pipe, own))
+                change, size = float((ours - theirs).square().sum()), float(theirs.square().sum())
+                if not change > TOLERANCE**2 * size:
+                    raise EncoderError(
+                        f"{self.settings.source} still has {text!r}: its {name} reads it as the original"
+                    )
+                apart, whole = apart + change, whole + size
+        return round((apart / whole) ** 0.5, 6) if texts else None
+
+    def _check_clips(self) -> None:
+        """Raise UsageError for a pipeline that draws no clips, or none of text and the given pictures."""
+        check_needed(self.pipe, self.inputs)
+        if frames_argument(self.pipe) is None and not self.inputs:
+            raise UsageError(f"{type(self.pipe).__name__} draws no clips: give a text-to-video pipeline")
 
     def _probes(self) -> list[str]:
         return ["", *(c["name"] for c in self.recipe.get("concepts", []))]
@@ -256,7 +339,7 @@ class Painter:
     def _tune(self) -> None:
         """Speed that diffusers and torch offer, where the settings ask for it and this pipeline takes it."""
         settings, pipe = self.settings, self.pipe
-        denoiser = self._denoiser()
+        denoiser = denoiser_of(pipe)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         if settings.scheduler:
@@ -282,33 +365,6 @@ class Painter:
         elif isinstance(denoiser, diffusers.UNet3DConditionModel):
             denoiser.transformer_in.forward = once_for_both(denoiser.transformer_in.forward)
 
-    def _defaults(self) -> dict[str, Any]:
-        """What the pipeline itself would choose."""
-        side = getattr(self._denoiser().config, "sample_size", None)
-        square = side * self._scale() if isinstance(side, int) else None
-        known = {
-            "width": self.call["width"].default or square,
-            "height": self.call["height"].default or square,
-            "fps": 8,
-        }
-        names = ("num_frames", "num_inference_steps", "guidance_scale")
-        return known | {name: self.call[name].default for name in names}
-
-    def _denoiser(self) -> Any:
-        return getattr(self.pipe, "transformer", None) or self.pipe.unet
-
-    def _multiple(self) -> int:
-        """Sides must be a multiple of this many pixels: of 8 for every pipeline, and of the denoiser's patches."""
-        patch = getattr(self._denoiser().config, "patch_size", None) or 1
-        return math.lcm(8, self._scale() * (patch if isinstance(patch, int) else patch[-1]))
-
-    def _scale(self) -> int:
-        """Pixels to a side of one latent."""
-        for name in ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio"):
-            if hasattr(self.pipe, name):
-                return int(getattr(self.pipe, name))
-        return 8
-
 
 def once_for_both(forward: Callable[..., Any]) -> Callable[..., Any]:
     """The forward of UNet3DConditionModel's ``transformer_in``, run once where both halves of a guided batch are alike.
@@ -327,33 +383,30 @@ def once_for_both(forward: Callable[..., Any]) -> Callable[..., Any]:
     return forward_once
 
 
-def encode(pipe: Any, text: str) -> tuple[Tensor, ...]:
-    """What ``encode_prompt`` makes of one text without guidance; () where the pipeline's is of an unknown kind."""
-    if not hasattr(pipe, "encode_prompt"):
-        return ()
-    taken = inspect.signature(pipe.encode_prompt).parameters
-    wanted = {
-        "prompt": text,
-        "device": pipe.device,
-        "do_classifier_free_guidance": False,
-        "num_images_per_prompt": 1,
-        "num_videos_per_prompt": 1,
-    }
-    with torch.inference_mode():
-        made = pipe.encode_prompt(**{name: value for name, value in wanted.items() if name in taken})
-    kept = made[: len(made) // 2]
-    if len(made) not in EMBEDDINGS or not all(isinstance(part, Tensor) for part in kept):
-        return ()
-    return tuple(kept)
+def denoiser_of(pipe: Any) -> Any:
+    """The model that a pipeline's steps go through."""
+    return getattr(pipe, "transformer", None) or getattr(pipe, "transformer_2", None) or pipe.unet
 
 
-def states(tokenizer: Any, encoder: Any, text: str) -> Tensor:
-    """The encoder's own states [1, n, d] of one text, padded and without a mask."""
-    length = min(77, tokenizer.model_max_length)
-    ids = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    with torch.inference_mode():
-        out: Tensor = encoder(ids.to(encoder.device)).last_hidden_state
-    return out
+def reader_of(pipe: Any, name: str) -> ReaderContract:
+    """How the pipeline reads this seat; of one that is not known, how another reads an encoder of this class."""
+    rows = [row for row in contracts_of(type(pipe).__name__) if row.seat == name]
+    rows = rows or list(readers_of(class_name(getattr(pipe, name))))
+    if not rows:
+        raise UnlearnExportError(f"how a {type(pipe).__name__} reads its {name} is not known")
+    return rows[0]
+
+
+@torch.inference_mode()
+def states(pipe: Any, encoder: Any, reader: ReaderContract, text: str) -> Tensor:
+    """What a pipeline reads of an encoder's answer to one text, in float32: the states, else the pooled vector."""
+    words = getattr(pipe, reader.tokenizer, None) or pipe.tokenizer
+    tokens = tokenise(words, [text], reader, trim=True).to(encoder.device)
+    out = family_of(class_name(encoder)).call(encoder, tokens, reader.mask)
+    if reader.layers:
+        return read_states(final_states(out), tokens, reader).float()
+    pooled: Tensor = out["text_embeds"] if "text_embeds" in out else out["pooler_output"]
+    return pooled.float()
 
 
 def at_work(encoder: Any) -> tuple[str, str]:
@@ -375,26 +428,19 @@ def state_hash(encoder: Any) -> str:
 def fingerprint(folder: Path, backend: str) -> str:
     """sha256 of the weights that this backend reads: of the one file, as in the manifest, or of the list of them."""
     names = "model*.safetensors" if backend == "torch" else "model.onnx*"
-    sums = {file.name: sha256(file) for file in sorted(folder.glob(names))}
+    manifest = folder.parent / MANIFEST
+    vouched = read_json(manifest).get("files", {}) if manifest.is_file() else {}  # verified when it was located
+    files = sorted(folder.glob(names))
+    return _of_all({file.name: vouched.get(f"{folder.name}/{file.name}") or sha256(file) for file in files})
+
+
+def _of_all(sums: Mapping[str, str]) -> str:
+    """One fingerprint for several; of a single one its own."""
     if len(sums) == 1:
         return next(iter(sums.values()))
     return hashlib.sha256("".join(f"{s}  {n}\n" for n, s in sums.items()).encode()).hexdigest()
 
 
-@contextmanager
-def stepping(scheduler: Any, on_step: Callable[[int, int], None]) -> Any:
-    """Call ``on_step(done, steps)`` after each of the scheduler's steps; not every pipeline has a callback of its own."""
-    inner, done = scheduler.step, 0
-
-    def step(*args: Any, **kwargs: Any) -> Any:
-        nonlocal done
-        result = inner(*args, **kwargs)
-        done += 1
-        on_step(done, len(scheduler.timesteps))
-        return result
-
-    scheduler.step = step
-    try:
-        yield
-    finally:
-        del scheduler.step
+def _at(value: Any, i: int) -> Any:
+    """Row i of what is given once for all rows, or as a list with one for each."""
+    return value[i] if isinstance(value, list) else value

@@ -13,7 +13,7 @@ from unlearn_export.cli import main
 from unlearn_export.cli.common import warn_unless_erased
 from unlearn_export.compare import compare
 from unlearn_export.errors import ArtifactError, UsageError
-from unlearn_export.evaluation.rates import Rate
+from unlearn_export.rates import Rate
 
 
 def made(path: Path, seen: int, kept: int, **changes: Any) -> Artifact:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from unlearn_export import demo
 from unlearn_export.base import Base, load_base
 from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
+from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
 from unlearn_export.errors import UsageError
 from unlearn_export.evaluation import Size, compare, evaluate
@@ -22,11 +24,13 @@ from unlearn_export.evaluation.copyright import copyright_metric, gram, likeness
 from unlearn_export.evaluation.distance import kernel_distance
 from unlearn_export.evaluation.gates import MEANING, Gate, check, figures
 from unlearn_export.evaluation.motion import name_motion, track
-from unlearn_export.evaluation.rates import Rate, mean
 from unlearn_export.evaluation.samples import draw
+from unlearn_export.measured import Compared, Report
+from unlearn_export.rates import Mean, Rate
 
 PIZZA = Concept("pizza", aliases=("pepperoni", "pizza slice"), anchor="hamburger")
 SMALL = Size(target_images=6, other_images=1, variant_images=4, steps=8, guidance=3.0)
+NOTHING = Report(scorer="demo", seed=0, size={}, drift={"empty": 0.0}, targets=(), pipelines={})
 GATES = "erasure>=0.9,variants>=0.8,retain>=0.9,styles>=0.9,negative>=0.7,empty>=0.99"
 
 
@@ -37,61 +41,60 @@ def base() -> Base:
 
 @pytest.fixture(scope="module")
 def erased(base: Base) -> PreTrainedModel:
-    return Anchor(steps=120).edit(base, [PIZZA], generator=torch.Generator().manual_seed(0))
+    return erase(base, [PIZZA], Anchor()).encoder
 
 
-def judged(base: Base, edited: PreTrainedModel, **options: Any) -> dict[str, Any]:
+def judged(base: Base, edited: PreTrainedModel, **options: Any) -> Report:
     return evaluate(base, edited, [PIZZA], DemoScorer(), size=SMALL, seed=300, **options).report
 
 
-def missed(report: dict[str, Any], gates: str = GATES) -> set[str]:
+def missed(report: Report, gates: str = GATES) -> set[str]:
     return {line.split()[0] for line in check(report, Gate.parse(gates))}
 
 
 @pytest.fixture(scope="module")
-def good(base: Base, erased: PreTrainedModel) -> dict[str, Any]:
+def good(base: Base, erased: PreTrainedModel) -> Report:
     return judged(base, erased)
 
 
-def test_a_good_edit_passes_every_gate(good: dict[str, Any]) -> None:
-    before, after = (good["pipelines"]["t2i"][m] for m in ("before", "after"))
-    assert before["erased"]["rate"] >= 0.9 and before["variants"]["alias"]["rate"] >= 0.7  # the control
-    assert after["erased"]["rate"] == 0 and after["erased"]["high"] > 0.3  # six pictures prove little
+def test_a_good_edit_passes_every_gate(good: Report) -> None:
+    seen = good.pipelines["t2i"]
+    assert (seen.before.erased.rate or 0) >= 0.9 and (seen.before.variants["alias"].rate or 0) >= 0.7  # the control
+    assert seen.after.erased.rate == 0 and (seen.after.erased.interval() or (0, 0))[1] > 0.3  # six prove little
     assert missed(good) == set()
-    assert good["pipelines"]["t2i"]["distance"]["n"] == 24
-    json.dumps(good, allow_nan=False)
+    assert seen.distance is not None and seen.distance.n == 24
+    assert Report.from_json(json.loads(json.dumps(good.to_json(), allow_nan=False))) == good
 
 
-def test_the_same_seed_gives_the_same_numbers(base: Base, erased: PreTrainedModel, good: dict[str, Any]) -> None:
+def test_the_same_seed_gives_the_same_numbers(base: Base, erased: PreTrainedModel, good: Report) -> None:
+    def timeless(report: Report) -> Compared:
+        seen = report.pipelines["t2i"]
+        return replace(seen, before=replace(seen.before, seconds=0), after=replace(seen.after, seconds=0))
+
     again = judged(base, erased)
-    for report in (good, again):
-        for moment in ("before", "after"):
-            report["pipelines"]["t2i"][moment].pop("seconds", None)
-    assert again == good
+    assert timeless(again) == timeless(good) and again.drift == good.drift
 
 
 def test_an_encoder_that_erased_nothing(base: Base) -> None:
     report = judged(base, base.encoder)
     assert missed(report) >= {"erasure", "variants"}
-    apart = report["pipelines"]["t2i"]["distance"]
-    assert figures(report)["retain"] == 1 and apart["kid"] == apart["floor"]
+    apart = report.pipelines["t2i"].distance
+    assert figures(report)["retain"] == 1 and apart is not None and apart.kid == apart.floor
 
 
-def test_an_encoder_that_destroyed_everything(base: Base, good: dict[str, Any]) -> None:
+def test_an_encoder_that_destroyed_everything(base: Base, good: Report) -> None:
     noise = copy.deepcopy(base.encoder)
     generator = torch.Generator().manual_seed(0)
     for p in noise.parameters():
         p.data = p.data.std() * torch.randn(p.shape, generator=generator)
     report = judged(base, noise)
     assert missed(report) >= {"retain", "styles", "negative", "empty"}
-    ours, theirs = (r["pipelines"]["t2i"] for r in (good, report))
-    assert theirs["distance"]["floor"] == ours["distance"]["floor"]
-    assert (
-        theirs["distance"]["kid"] - theirs["distance"]["floor"]
-        > 0.3
-        > abs(ours["distance"]["kid"] - ours["distance"]["floor"])
-    )
-    assert theirs["after"]["text_image"]["mean"] < theirs["before"]["text_image"]["mean"] - 0.1
+    seen = report.pipelines["t2i"]
+    ours, theirs = good.pipelines["t2i"].distance, seen.distance
+    assert ours is not None and theirs is not None and theirs.floor == ours.floor
+    assert theirs.kid - theirs.floor > 0.3 > abs(ours.kid - ours.floor)
+    before, after = seen.before.text_image, seen.after.text_image
+    assert before is not None and after is not None and after.mean < before.mean - 0.1
 
 
 def test_an_encoder_that_erased_only_the_name(base: Base) -> None:
@@ -101,7 +104,7 @@ def test_an_encoder_that_erased_only_the_name(base: Base) -> None:
     words[name] = words[anchor]
     report = judged(base, alone)
     assert "variants" in missed(report) and "erasure" not in missed(report)
-    assert report["pipelines"]["t2i"]["after"]["variants"]["alias"]["rate"] >= 0.5
+    assert (report.pipelines["t2i"].after.variants["alias"].rate or 0) >= 0.5
 
 
 def test_an_encoder_with_a_broken_empty_prompt(base: Base, erased: PreTrainedModel) -> None:
@@ -109,7 +112,7 @@ def test_an_encoder_with_a_broken_empty_prompt(base: Base, erased: PreTrainedMod
     layer = next(m for n, m in broken.named_modules() if n.endswith("layers.0.mlp.fc2"))
     layer.bias.data += 0.2 * torch.randn(layer.bias.shape, generator=torch.Generator().manual_seed(0))
     report = judged(base, broken)
-    assert "empty" in missed(report) and report["drift"]["empty"] > 0.05
+    assert "empty" in missed(report) and report.drift["empty"] > 0.05
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +129,9 @@ def clips(base: Base) -> tuple[list[Ask], Tensor]:
     return asks, draw(demo.load("t2v-motion"), asks, steps=8, frames=8, guidance=3.0, batch=8)
 
 
-def clip_report(asks: list[Ask], before: Tensor, after: Tensor) -> dict[str, Any]:
+def clip_report(asks: list[Ask], before: Tensor, after: Tensor) -> Report:
     found = compare(DemoScorer(), asks, before, after, targets=["pizza"], groups=demo.VOCABULARY.groups)
-    return {"pipelines": {"t2v": {"video": True} | found}, "drift": {"empty": 0.0}}
+    return replace(NOTHING, pipelines={"t2v": replace(found, video=True)})
 
 
 def without_pizza(asks: list[Ask], clips: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ def test_a_clip_in_which_the_concept_returns(clips: tuple[list[Ask], Tensor]) ->
     after[:, -1:] = before[:, -1:]
     report = clip_report(asks, before, after)
     assert missed(report, gates + ",retain>=0.98") == {"erasure", "any_frame", "late"}
-    curve = [r["rate"] for r in report["pipelines"]["t2v"]["after"]["by_frame"]]
+    curve = [r.rate or 0 for r in report.pipelines["t2v"].after.by_frame or ()]
     assert curve[:-1] == [0] * 7 and curve[-1] >= 0.75
 
 
@@ -163,7 +166,7 @@ def test_a_clip_whose_object_vanished_is_not_consistent(clips: tuple[list[Ask], 
     empty = without_pizza(asks, before)
     empty[:, 1:] = 1.0  # white paper
     report = clip_report(asks, before, empty)
-    assert report["pipelines"]["t2v"]["after"]["consistency"] is None
+    assert report.pipelines["t2v"].after.consistency is None
     assert "retain" in missed(report, "retain>=0.9")
 
 
@@ -193,7 +196,7 @@ def test_intervals_are_wilson_s() -> None:
     assert Rate.of([], 8).to_json() == {"hits": 0, "n": 0, "rate": None, "low": None, "high": None}
     frames, clips = Rate.of([True] * 16, 8), Rate.of([True] * 2)
     assert frames.interval() == clips.interval() and frames.n == 16
-    assert mean([]) is None and mean([1.0, 2.0]) == {"mean": 1.5, "n": 2}
+    assert Mean.of([]) is None and Mean.of([1.0, 2.0]) == Mean(1.5, 2)
 
 
 def test_gates_read_as_written() -> None:
@@ -202,10 +205,8 @@ def test_gates_read_as_written() -> None:
     for text in ("erasure", "erasure=1", "erasure>=high", "speed>=1"):
         with pytest.raises(UsageError):
             Gate.parse(text)
-    assert check({"pipelines": {}, "drift": {"empty": 0.0}}, [Gate("erasure", 0.5)]) == [
-        "erasure was not measured, at least 0.5 is required"
-    ]
-    assert set(figures({"pipelines": {}, "drift": {"empty": 0.0}})) == set(MEANING)
+    assert check(NOTHING, [Gate("erasure", 0.5)]) == ["erasure was not measured, at least 0.5 is required"]
+    assert set(figures(NOTHING)) == set(MEANING)
 
 
 def test_copyright_metric_by_hand() -> None:
@@ -232,7 +233,7 @@ def test_distance_is_zero_for_one_distribution() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(30, 2, 16, generator=generator) for _ in range(2))
     same, apart = kernel_distance(a, b, 0), kernel_distance(a, b + 1, 0)
-    assert same and apart and abs(same["kid"]) < 0.2 < apart["kid"] and apart["floor"] == same["floor"]
+    assert same and apart and abs(same.kid) < 0.2 < apart.kid and apart.floor == same.floor
     assert kernel_distance(a, b, 0) == same and kernel_distance(a[:10], b[:10], 0) is None
 
 
@@ -265,5 +266,6 @@ def test_references_are_needed_for_the_copyright_metric(base: Base, erased: PreT
     reference = draw(base.pipeline, asks, steps=8, guidance=3.0)[:, 0]
     tiny = Size(target_images=6, other_images=1, variant_images=0, steps=8, guidance=3.0)
     report = evaluate(base, erased, [PIZZA], DemoScorer(), size=tiny, references=reference).report
-    before, after = (report["pipelines"]["t2i"][m]["copyright"] for m in ("before", "after"))
-    assert before > after + 0.05
+    seen = report.pipelines["t2i"]
+    assert seen.before.copyright is not None and seen.after.copyright is not None
+    assert seen.before.copyright > seen.after.copyright + 0.05

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.evaluation import Evaluation, compare
 from unlearn_export.evaluation.asks import Amount, plan
 from unlearn_export.evaluation.gates import figures
+from unlearn_export.measured import Cost, Report
+from unlearn_export.rates import Rate
 from unlearn_export.report import REPORT, render_report, write_report
 
 RATE = {"hits": 3, "n": 8, "rate": 0.375, "low": 0.1368, "high": 0.6943}
 SPENT = {"seconds": 1.5, "steps": 4, "queries": 8}
-RELEARNED = [RATE | {"steps": steps, "rate": rate} for steps, rate in ((0, 0.0), (5, 0.25), (20, 1.0))]
+RELEARNED = [Rate(hits, 8, 8).to_json() | {"steps": steps} for steps, hits in ((0, 0), (5, 2), (20, 8))]
 FOUND = {"before": RATE, "after": RATE, "spent": {"prepare": SPENT, "before": SPENT, "after": SPENT}}
 PROBE = {
     "attacks": [
@@ -54,32 +57,33 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         asks = plan(demo.VOCABULARY, known, [(Concept("pizza"), "pizza")], Amount(2, 1, 1), 0, clips=frames > 1)
         before, after = (torch.rand(len(asks), frames, 3, 64, 64, generator=generator) for _ in range(2))
         found = compare(scorer, asks, before, after, targets=["pizza"], groups=demo.VOCABULARY.groups)
-        pipelines[name] = {"video": frames > 1} | found
+        pipelines[name] = replace(found, video=frames > 1)
         pictures[name] = (asks[:3], before[:3], after[:3])
-    report = {
-        "format": 2,
-        "scorer": "demo",
-        "seed": 0,
-        "size": {"steps": 8},
-        "targets": ["pizza"],
-        "drift": {"empty": 0.01, "concept": 0.5, "others": 0.02},
-        "pipelines": pipelines,
-        "cost": {"seconds": {"erase": 1.25}, "parameters": 10, "parameters_changed": 5, "peak_memory_bytes": 7e8},
-    }
+    report = Report(
+        scorer="demo",
+        seed=0,
+        size={"steps": 8},
+        targets=("pizza",),
+        drift={"empty": 0.01, "concept": 0.5, "others": 0.02},
+        pipelines=pipelines,
+        cost=Cost({"erase": 1.25}, peak_memory_bytes=7e8, parameters_changed=5, parameters=10),
+    )
     Evaluation(report, pictures).write(folder / "unlearning")
     write_json(folder / "unlearning" / "probe.json", PROBE)
     return Artifact(folder)
 
 
 def test_every_figure_is_the_json_s(artifact: Artifact) -> None:
-    page, report = render_report(artifact), artifact.evaluation or {}
+    page, report = render_report(artifact), artifact.evaluation
+    assert report is not None
     for name, value in figures(report).items():
         row = re.search(rf"<td>{name}</td><td class=\"n\">([^<]*)</td>", page)
         assert (row is None) == (value is None)
         assert row is None or row[1] == f"{value:.3f}"
-    for p in report["pipelines"].values():
+    for p in report.pipelines.values():
         for key in ("erased", "others", "styles"):
-            assert f"{p['after'][key]['hits']} of {p['after'][key]['n']}, 95 %" in page
+            rate = getattr(p.after, key)
+            assert f"{rate.hits} of {rate.n}, 95 %" in page
     assert page.count("data:image/png") == 2 and page.count("data:image/webp") == 2
     assert "ring-a-bell" in page and "3 of 8, 95 %" in page
     before, after = re.findall(r'polyline points="([^"]*)"', page)[-2:]  # how it is relearned, by steps
@@ -89,10 +93,10 @@ def test_every_figure_is_the_json_s(artifact: Artifact) -> None:
 def test_what_is_not_erased_is_said_at_once(artifact: Artifact, tmp_path: Path) -> None:
     shutil.copytree(artifact.path, tmp_path / "copy")
     copy, said = Artifact(tmp_path / "copy"), []
-    for seen in (0.1, 0.42):
+    for seen in (10, 42):
         report = read_json(copy.path / EVALUATION)
         for p in report["pipelines"].values():
-            p["after"]["erased"]["rate"] = seen
+            p["after"]["erased"] = Rate(seen, 100, 100).to_json()
         write_json(copy.path / EVALUATION, report)
         said.append("not erased: in the worst pipeline 42 %" in render_report(Artifact(copy.path)))
     assert said == [False, True]

@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from .errors import ArtifactError, BaseError
+from .measured import Report
 from .recipe import FORMAT, Recipe, SeatRecord, check_format, seat_records
 from .weights import Weights
 
@@ -27,6 +28,7 @@ __all__ = [
     "RECIPE",
     "Artifact",
     "Recipe",
+    "Report",
     "check_free",
     "no_space",
     "read_json",
@@ -81,10 +83,10 @@ class Artifact:
         return seat_records(read_json(self.path / RECIPE))
 
     @property
-    def evaluation(self) -> dict[str, Any] | None:
-        """The measured effect, or None where the evaluation was skipped."""
+    def evaluation(self) -> Report | None:
+        """The measured effect, or None where the evaluation was skipped. Raises ArtifactError where it cannot be read."""
         path = self.path / EVALUATION
-        return read_json(path) if path.exists() else None
+        return Report.from_json(read_json(path)) if path.exists() else None
 
     @property
     def seats(self) -> dict[str, str]:

@@ -14,6 +14,8 @@ from . import phrasing
 from .artifact import Artifact, read_json, sha256
 from .errors import ArtifactError
 from .evaluation.gates import not_erased
+from .measured import Moment, Report
+from .rates import Rate
 from .recipe import BaseRecord, Recipe
 
 TEMPLATE = "erased_encoder.md.jinja"  # in the folder of templates, model_cards
@@ -46,7 +48,12 @@ def render(artifact: Artifact, repo_id: str = "") -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": _escape, "py": _literal, "url": quote}
-    environment.filters |= {"rate": _rate, "count": lambda n: f"{int(n):,}", "percent": lambda x: f"{100 * x:.2f}%"}
+    environment.filters |= {
+        "rated": Rate.from_json,
+        "rate": _rate,
+        "count": lambda n: f"{int(n):,}",
+        "percent": lambda x: f"{100 * x:.2f}%",
+    }
     try:
         return environment.get_template(TEMPLATE).render(_facts(artifact, repo_id))
     except (KeyError, UndefinedError) as error:
@@ -56,7 +63,7 @@ def render(artifact: Artifact, repo_id: str = "") -> str:
 def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
     recipe, report, files = artifact.recipe, artifact.evaluation, artifact.hashed()
     first, source = recipe.concepts[0], recipe.base.source
-    pipelines = report["pipelines"] if report else {}
+    pipelines = report.pipelines if report else {}
     return {
         "front": yaml.safe_dump(_metadata(recipe, artifact.has_onnx), sort_keys=False, allow_unicode=True),
         "repo": repo_id or "out",
@@ -73,10 +80,10 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "report": report,
         "not_erased": not_erased(report),
         "probe": read_json(probe) if (probe := artifact.path / "unlearning/probe.json").is_file() else None,
-        "pipelines": {_public(name): rates for name, rates in pipelines.items()},
-        "rates": {k: v for k, v in RATES.items() if any(p["before"][k]["n"] for p in pipelines.values())},
-        "by_concept": sorted({c for p in pipelines.values() for c in p["before"]["by_concept"]}),
-        "options": {k: "+".join(v) if isinstance(v, tuple) else v for k, v in recipe.method.options.items()},
+        "pipelines": {_public(name): seen for name, seen in pipelines.items()},
+        "rates": {k: v for k, v in RATES.items() if any(_counted(p.before, k) for p in pipelines.values())},
+        "by_concept": sorted({c for p in pipelines.values() for c in p.before.by_concept}),
+        "options": {k: _option(v) for k, v in recipe.method.options.items()},
         "commands": _commands(recipe, report, artifact.has_onnx),
         "files": [(name, (artifact.path / name).stat().st_size, sha256(artifact.path / name)) for name in files],
         "names_of_files": files,
@@ -109,7 +116,7 @@ def _public(source: str) -> str:
     return re.split(r"[/\\]", source.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|\w:", source) else source
 
 
-def _commands(recipe: Recipe, report: dict[str, Any] | None, has_onnx: bool) -> str:
+def _commands(recipe: Recipe, report: Report | None, has_onnx: bool) -> str:
     """The command lines that make this artifact again.
 
     Every hyper-parameter is spelled out, so that the line outlives a change of defaults.
@@ -127,8 +134,8 @@ def _commands(recipe: Recipe, report: dict[str, Any] | None, has_onnx: bool) -> 
         words += [part for name in only.retain for part in ("--retain", name)]
     options = ["--method", method.name]
     for key, value in method.options.items():
-        if value != ():
-            options += ["-O", f"{key}={'+'.join(value) if isinstance(value, tuple) else value}"]
+        if value not in ((), None):  # None is left to the method
+            options += ["-O", f"{key}={_option(value)}"]
     end = ["--seed", str(recipe.seed)]
     if any("file" in image for images in recipe.images for image in images):
         end += ["--images", "pictures"]
@@ -138,14 +145,20 @@ def _commands(recipe: Recipe, report: dict[str, Any] | None, has_onnx: bool) -> 
     return "\n".join([erase, *([_evaluate(report)] if report else []), "unlearn-export verify out"])
 
 
-def _evaluate(report: dict[str, Any]) -> str:
-    words = ["unlearn-export", "evaluate", "out", "--seed", str(report["seed"])]
-    for rates in report["pipelines"].values():
-        words += ["--t2v", _public(rates["source"])] if "source" in rates else []
-    size = ["--references", "references"] if report["references"] else []
+def _option(value: Any) -> Any:
+    """A hyper-parameter as ``-O`` takes it; "" where it is left to the method."""
+    return "" if value is None else "+".join(value) if isinstance(value, tuple) else value
+
+
+def _evaluate(report: Report) -> str:
+    words = ["unlearn-export", "evaluate", "out", "--seed", str(report.seed)]
+    for seen in report.pipelines.values():
+        words += ["--t2v", _public(seen.source)] if seen.source else []
+    size = ["--references", "references"] if report.references else []
     for name in ("scorer", "features"):
-        size += [f"--{name}", report["judges"][name]] if report["judges"][name] not in ("demo", None) else []
-    for key, value in report["size"].items():
+        judge = (report.judges or {}).get(name)
+        size += [f"--{name}", judge] if judge not in ("demo", None) else []
+    for key, value in report.size.items():
         if value is not None and key != "frames":
             size += [f"--{key.replace('_', '-')}", str(value)]
     return f"{shlex.join(words)} \\\n  {shlex.join(size)}"
@@ -161,5 +174,10 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _rate(counted: dict[str, Any]) -> str:
-    return f"{counted['hits']}/{counted['n']} ({counted['rate']:.1%})" if counted["n"] else "–"
+def _counted(moment: Moment, name: str) -> int:
+    rate: Rate | None = getattr(moment, name)
+    return rate.n if rate else 0
+
+
+def _rate(rate: Rate | None) -> str:
+    return "–" if rate is None or rate.told is None else f"{rate.hits}/{rate.n} ({rate.told:.1%})"

@@ -98,7 +98,7 @@ def compare(artifacts: Sequence[Artifact]) -> Comparison:
     reports = []
     for artifact in artifacts:
         report = artifact.evaluation
-        if not report or not report["pipelines"]:
+        if not report or not report.pipelines:
             raise ArtifactError(
                 f"{artifact.path} was not evaluated: run `unlearn-export evaluate {artifact.path}` first"
             )
@@ -113,18 +113,18 @@ def compare(artifacts: Sequence[Artifact]) -> Comparison:
                 concepts=tuple(c.name for c in recipe.concepts),
                 method=recipe.method.name,
                 figures=values[i],
-                seconds=report["cost"]["seconds"].get("erase"),
+                seconds=report.cost.seconds.get("erase") if report.cost else None,
                 best=not any(_dominates(other, values[i]) for j, other in enumerate(values) if j != i),
             )
         )
-    ways = {
+    ways: dict[str, list[Any]] = {
         "base": [a.recipe.base.text_encoder_sha256 for a in artifacts],
-        "targets": [r["targets"] for r in reports],
-        "scorer": [r["scorer"] for r in reports],
-        "seed": [r["seed"] for r in reports],
-        "size": [r["size"] for r in reports],
-        "pipelines": [sorted(r["pipelines"]) for r in reports],
-        "held-out concepts": [r["holdout"] for r in reports],
+        "targets": [r.targets for r in reports],
+        "scorer": [r.scorer for r in reports],
+        "seed": [r.seed for r in reports],
+        "size": [r.size for r in reports],
+        "pipelines": [sorted(r.pipelines) for r in reports],
+        "held-out concepts": [r.holdout for r in reports],
     }
     return Comparison(tuple(rows), tuple(name for name, all_ in ways.items() if any(way != all_[0] for way in all_)))
 

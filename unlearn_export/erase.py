@@ -19,6 +19,7 @@ from .concept import Concept
 from .edit import Edit
 from .erasers import Eraser, OnStep
 from .errors import DivergedError, UsageError
+from .forecast import check_memory
 from .lazy import Lazy
 from .recipe import BaseRecord, Changed, MethodRecord, Recipe, SeatRecord
 from .records import frozen
@@ -82,7 +83,9 @@ def erase(
     check_concepts(concepts)
     if images is not None and not method.draws:
         raise UsageError(f"the method {method.name} looks at no pictures: leave --images out")
-    bench = Bench(base, torch.Generator().manual_seed(seed), images, choose_seats(base, seats))
+    chosen = choose_seats(base, seats)
+    check_memory(chosen, method)
+    bench = Bench(base, torch.Generator().manual_seed(seed), images, chosen)
     concepts = method.resolve(bench, concepts)
     edit = method.edit(bench, concepts, on_step)
     if not edit.finite:

@@ -56,3 +56,7 @@ class DivergedError(UnlearnExportError):
     """An edit ended no better than it began."""
 
     exit_code = 3
+
+
+class UncoveredWarning(UserWarning):
+    """Some text path of a pipeline is not reached by the edit that was put into it."""

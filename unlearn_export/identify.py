@@ -13,13 +13,13 @@ from .base import Base
 from .concept import Concept
 from .errors import UnlearnExportError, UsageError
 from .evaluation import known_as
-from .evaluation.rates import Rate
 from .evaluation.samples import Ask, draw, to_images
 from .evaluation.scorer import Scorer
 from .media import contact_sheet, save_image
 from .neighbours import anchors, neighbours
 from .phrasing import TEMPLATES, style_templates
 from .plan import write_plan
+from .rates import Rate
 
 FORMAT = 1
 NEAR = 5  # how many neighbours are looked at closely, and kept

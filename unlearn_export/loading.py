@@ -45,6 +45,8 @@ def load_torch(folder: Path, architecture: str, dtype: torch.dtype | None = None
     for key, tensor in encoder.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise EncoderError(f"{key} in {folder} has values that are not finite: the file is damaged")
+    for p in encoder.parameters():
+        p.data = p.data.clone()  # no longer mapped from the file, which may be replaced or removed while this lives
     return encoder.eval()
 
 

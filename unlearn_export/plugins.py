@@ -1,4 +1,4 @@
-"""Parts that plug in: erasers, families, attacks, scorers and bases, ours and other people's, found by name.
+"""Parts that plug in: erasers, families, attacks, scorers, bases and pipelines, ours and other people's, found by name.
 
 Another package adds one through an entry point of the group ``unlearn_export.KIND``, for example in its pyproject.toml::
 
@@ -33,6 +33,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
         "gemma3": "unlearn_export.families.decoder:Gemma3",
     },
     "bases": {"demo": "unlearn_export.demo:base"},
+    "pipelines": {"demo": "unlearn_export.demo:load"},  # "demo:NAME" is what it makes of NAME
     "attacks": {
         "direct": "unlearn_export.probe.words:Direct",
         "unrelated": "unlearn_export.probe.words:Unrelated",

@@ -2,14 +2,17 @@
 
 import base64
 import mimetypes
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .artifact import Artifact, read_json, write_text
+from .errors import ArtifactError
 from .evaluation import picture_files
 from .evaluation.gates import MEANING, figures, not_erased
+from .rates import Rate
 
 TEMPLATE = "report.html.jinja"
 REPORT = "unlearning/report.html"
@@ -43,8 +46,11 @@ def render_report(artifact: Artifact) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "interval": _interval, "curve": _curve}
-    recipe, report = artifact.recipe, artifact.evaluation or {}
+    environment.filters |= {"percent": _percent, "interval": _interval, "curve": _curve, "relearned": _relearned}
+    environment.filters |= {"rated": Rate.from_json}
+    recipe, report = artifact.recipe, artifact.evaluation
+    if report is None:
+        raise ArtifactError(f"{artifact.path} was not evaluated: there is nothing to report")
     values = figures(report)
     probe = artifact.path / PROBE
     return environment.get_template(TEMPLATE).render(
@@ -55,7 +61,7 @@ def render_report(artifact: Artifact) -> str:
         figures={name: (values[name], MEANING[name]) for name in MEANING if values[name] is not None},
         rates=RATES,
         variants=VARIANTS,
-        pictures={name: _pictures(artifact.path / "unlearning", name) for name in report["pipelines"]},
+        pictures={name: _pictures(artifact.path / "unlearning", name) for name in report.pipelines},
         probe=read_json(probe) if probe.is_file() else None,
     )
 
@@ -71,20 +77,27 @@ def _data_uri(file: Path) -> str:
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
-def _percent(rate: dict[str, Any] | None) -> str:
-    return "–" if rate is None or rate["rate"] is None else f"{rate['rate']:.1%}"
+def _percent(rate: Rate | None) -> str:
+    return "–" if rate is None or rate.told is None else f"{rate.told:.1%}"
 
 
-def _interval(rate: dict[str, Any] | None) -> str:
-    if rate is None or rate["rate"] is None:
+def _interval(rate: Rate | None) -> str:
+    if rate is None or rate.told is None:
         return "not measured"
-    return f"{rate['hits']} of {rate['n']}, 95 % interval {rate['low']:.1%} to {rate['high']:.1%}"
+    low, high = (rate.to_json()[end] for end in ("low", "high"))
+    return f"{rate.hits} of {rate.n}, 95 % interval {low:.1%} to {high:.1%}"
 
 
-def _curve(rates: list[dict[str, Any]]) -> str:
-    """Points of an SVG polyline in a box of 100 × 40: by their ``steps`` where they have any, else one a frame."""
-    places = [rate.get("steps", i) for i, rate in enumerate(rates)]
+def _curve(rates: Sequence[Rate]) -> str:
+    """Points of an SVG polyline in a box of 100 × 40, one a frame."""
+    return _points(range(len(rates)), rates)
+
+
+def _relearned(rates: Sequence[dict[str, Any]]) -> str:
+    """The same of the rates of an attack by their ``steps``."""
+    return _points([rate["steps"] for rate in rates], [Rate.from_json(rate) for rate in rates])
+
+
+def _points(places: Sequence[int], rates: Sequence[Rate]) -> str:
     last = max(1, places[-1])
-    return " ".join(
-        f"{100 * x / last:.1f},{40 - 40 * (rate['rate'] or 0):.1f}" for x, rate in zip(places, rates, strict=True)
-    )
+    return " ".join(f"{100 * x / last:.1f},{40 - 40 * (r.told or 0):.1f}" for x, r in zip(places, rates, strict=True))

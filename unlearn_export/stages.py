@@ -24,6 +24,7 @@ from .errors import ArtifactError, BaseError, EncoderError, UsageError
 from .evaluation import Evaluation, Features, OnProgress, Scorer, Size, evaluate, known_as, picture_files
 from .images import read_references
 from .loading import load_torch
+from .measured import Cost
 from .onnx.export import OnnxExport, export_onnx
 from .recipe import Recipe
 from .report import write_report
@@ -75,18 +76,19 @@ def build(
     seed: int = 0,
     onnx: bool = True,
     evaluation: Assessment | None = None,
+    seats: Sequence[str] = (),
     overwrite: bool = False,
     hooks: Hooks | None = None,
 ) -> Artifact:
     """Erase and write the whole artifact folder at ``out``; it appears complete or not at all.
 
-    onnx: export the graph too. evaluation: how to judge it; None skips that.
+    onnx: export the graph too. seats: the encoders to edit, all by default. evaluation: how to judge it; None skips that.
     """
     hooks = hooks or Hooks()
     with staged(out, overwrite=overwrite) as folder:
         jury = None if evaluation is None else _Jury.gather(base, concepts, evaluation)
         with hooks.stage("erase"):
-            erased = erase(base, concepts, method, images=images, seed=seed, on_step=hooks.on_step)
+            erased = erase(base, concepts, method, images=images, seed=seed, seats=seats, on_step=hooks.on_step)
         write_encoder(base, erased, folder)
         if onnx:
             with hooks.stage("onnx"):
@@ -95,7 +97,7 @@ def build(
         if jury is not None:
             with hooks.stage("evaluate"):
                 result = jury.judge(base, erased.encoders if jury.scorer else erased.measurable, erased.recipe, hooks)
-            result.report["cost"] = _cost(erased.recipe, hooks.seconds)
+            result = result.with_cost(_cost(erased.recipe, hooks.seconds))
             result.write(folder / "unlearning")
         finish(Artifact(folder))
     return Artifact.open(out)
@@ -121,9 +123,10 @@ def measure(
         jury = _Jury.gather(base, artifact.recipe.concepts, how)
         with hooks.stage("evaluate"):
             result = jury.judge(base, read_encoders(base, artifact, whole=bool(jury.scorer)), artifact.recipe, hooks)
-        earlier = artifact.evaluation or {"pipelines": {}}
-        result.report["cost"] = _cost(artifact.recipe, earlier.get("cost", {}).get("seconds", {}) | hooks.seconds)
-        for name in earlier["pipelines"]:
+        earlier = artifact.evaluation
+        spent = earlier.cost.seconds if earlier and earlier.cost else {}
+        result = result.with_cost(_cost(artifact.recipe, {**spent, **hooks.seconds}))
+        for name in earlier.pipelines if earlier else ():
             for file in picture_files(name).values():
                 (twin.path / "unlearning" / file).unlink(missing_ok=True)
         result.write(twin.path / "unlearning")
@@ -197,14 +200,9 @@ def load_t2v(source: str, base: Base) -> DiffusionPipeline:
     return pipeline
 
 
-def _cost(recipe: Recipe, seconds: dict[str, float]) -> dict[str, Any]:
+def _cost(recipe: Recipe, seconds: Mapping[str, float]) -> Cost:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "seconds": dict(seconds),
-        "peak_memory_bytes": peak,
-        "parameters_changed": recipe.changed.parameters,
-        "parameters": recipe.parameters,
-    }
+    return Cost(dict(seconds), peak, recipe.changed.parameters, recipe.parameters)
 
 
 @dataclass(frozen=True)
@@ -257,11 +255,12 @@ class _Jury:
             seed=self.how.seed,
             on_progress=hooks.on_progress,
         )
-        result.report["judges"] = self.judges
-        for label, found in result.report["pipelines"].items():
-            if source := self.sources.get(label):
-                found["source"] = f"./{label}" if Path(source).is_dir() else source
-        return result
+        pipelines = dict(result.report.pipelines)
+        for label, source in self.sources.items():
+            if label in pipelines:
+                named = f"./{label}" if Path(source).is_dir() else source
+                pipelines[label] = replace(pipelines[label], source=named)
+        return replace(result, report=replace(result.report, judges=self.judges, pipelines=pipelines))
 
 
 def _without_folder(scorer: str | None) -> str | None:
@@ -293,5 +292,5 @@ def summary(artifact: Artifact) -> dict[str, Any]:
         "method": recipe.method.name,
         "onnx": artifact.has_onnx,
         "files": len(artifact.files()),
-        "evaluation": evaluation,
+        "evaluation": evaluation.to_json() if evaluation else None,
     }

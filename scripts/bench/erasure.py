@@ -42,7 +42,7 @@ def measure(concept: Concept) -> dict[str, Any]:
         wanted = erased.recipe.concepts
         found[name] = evaluate(
             base, erased.encoder, wanted, scorer, t2v=t2v, holdout=HELD_OUT, size=SIZE, seed=SEED, originals=originals
-        ).report
+        ).report.to_json()
         print(concept.name, name, "done", file=sys.stderr, flush=True)
     return found
 

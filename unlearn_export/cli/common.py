@@ -7,12 +7,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UnlearnExportError, UsageError
 from ..openmp import WAITING
+
+if TYPE_CHECKING:
+    from ..measured import Report
+    from ..rates import Rate
 
 
 class Failure(click.ClickException):
@@ -171,20 +175,21 @@ def print_result(result: dict[str, Any], as_json: bool, text: Callable[[], str])
     click.echo(json.dumps(result, ensure_ascii=False) if as_json else text())
 
 
-def evaluation_table(evaluation: dict[str, Any]) -> str:
+def evaluation_table(evaluation: "Report") -> str:
     rows = [f"{'':14} {'':8} {'erased':>14} {'others':>14} {'held out':>14} {'styles':>14}"]
-    for name, rates in evaluation["pipelines"].items():
+    for name, seen in evaluation.pipelines.items():
         for moment in ("before", "after"):
-            cells = [_cell(rates[moment][key]) for key in ("erased", "others", "holdout", "styles")]
+            found = seen.before if moment == "before" else seen.after
+            cells = [_cell(rate) for rate in (found.erased, found.others, found.holdout, found.styles)]
             rows.append(f"{name if moment == 'before' else '':14} {moment:8} " + " ".join(f"{c:>14}" for c in cells))
-    drift = evaluation["drift"]
+    drift = evaluation.drift
     rows.append(
         f"text states moved: concept {drift['concept']:.1%}, others {drift['others']:.1%}, empty {drift['empty']:.2%}"
     )
     return "\n".join(rows)
 
 
-def warn_unless_erased(evaluation: dict[str, Any] | None) -> None:
+def warn_unless_erased(evaluation: "Report | None") -> None:
     """A line on stderr where the concept is still seen."""
     from ..evaluation.gates import not_erased
 
@@ -196,5 +201,5 @@ def warn_unless_erased(evaluation: dict[str, Any] | None) -> None:
         )
 
 
-def _cell(rate: dict[str, Any]) -> str:
-    return "-" if not rate["n"] else f"{rate['rate']:.1%} ({rate['n']})"
+def _cell(rate: "Rate | None") -> str:
+    return "-" if rate is None or rate.told is None else f"{rate.told:.1%} ({rate.n})"

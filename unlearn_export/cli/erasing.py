@@ -1,7 +1,7 @@
 """Commands that make an artifact: erase, methods."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from .common import (
     size_options,
     warn_unless_erased,
 )
+
+if TYPE_CHECKING:
+    from ..measured import Report
 
 
 @main.command()
@@ -41,6 +44,13 @@ from .common import (
 @click.option("--retain", multiple=True, help="A neighbour that must survive; repeatable.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, in place of the base's own.")
 @click.option("--seed", default=0, type=SEED, help="Same seed, same bytes, on one machine.")
+@click.option(
+    "--seat", "seats", multiple=True, help="Encoder to edit, such as text_encoder_2; repeatable. [default: all]"
+)
+@click.option(
+    "--reader", "readers", multiple=True, metavar="PIPELINE", help="Pipeline class to cover as well; see `families`."
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be edited, what that reaches and costs; edit nothing.")
 @click.option("--no-onnx", is_flag=True, help="Skip the ONNX graph.")
 @click.option("--no-evaluate", is_flag=True, help="Skip the evaluation.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete.")
@@ -61,6 +71,9 @@ def erase(
     retain: tuple[str, ...],
     images: Path | None,
     seed: int,
+    seats: tuple[str, ...],
+    readers: tuple[str, ...],
+    dry_run: bool,
     no_onnx: bool,
     no_evaluate: bool,
     overwrite: bool,
@@ -93,7 +106,15 @@ def erase(
     from ..evaluation import Size
     from ..stages import Assessment, build, summary
 
-    base = load_base(source, revision, device)
+    base = load_base(source, revision, device, readers)
+    if dry_run:
+        from ..erase import check_concepts, choose_seats
+        from ..forecast import forecast, text, to_json
+
+        check_concepts(wanted)
+        found = forecast(base, choose_seats(base, seats), eraser)
+        print_result({"seats": to_json(found)}, as_json, lambda: text(found))
+        return
     with Bars() as hooks:
         artifact = build(
             base,
@@ -102,13 +123,14 @@ def erase(
             out,
             images=images,
             seed=seed,
+            seats=seats,
             onnx=not no_onnx,
             evaluation=None if no_evaluate else Assessment(Size(**size), t2v or None, scorer),
             overwrite=overwrite,
             hooks=hooks,
         )
     result = summary(artifact) | {"seconds": hooks.seconds}
-    print_result(result, as_json, lambda: _erased_text(result))
+    print_result(result, as_json, lambda: _erased_text(result, artifact.evaluation))
     warn_unless_erased(artifact.evaluation)
 
 
@@ -165,13 +187,13 @@ def _pair(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _erased_text(result: dict[str, Any]) -> str:
+def _erased_text(result: dict[str, Any], evaluation: "Report | None") -> str:
     lines = [
         f"{name} → {anchor}" if anchor else name
         for name, anchor in zip(result["concepts"], result["anchors"], strict=True)
     ]
     seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in result["seconds"].items())
     lines.append(f"{result['path']}: {result['files']} files by {result['method']} ({seconds})")
-    if result["evaluation"]:
-        lines.append(evaluation_table(result["evaluation"]))
+    if evaluation:
+        lines.append(evaluation_table(evaluation))
     return "\n".join(lines)

@@ -1,12 +1,23 @@
 """Commands that draw clips: generate, serve."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import UncoveredWarning, UsageError
+from ..plugins import found
+from ..profile import UNKNOWN, Profile
 from .common import SEED, Bars, json_option, main, print_result, quiet_libraries
+
+INPUT = {
+    "multiple": True,
+    "metavar": "NAME=FILE",
+    "help": "A picture, an animated file or a folder of frames that the pipeline takes, such as image=cat.png; repeatable.",
+}
 
 
 @main.command()
@@ -14,31 +25,47 @@ from .common import SEED, Bars, json_option, main, print_result, quiet_libraries
 @click.option(
     "--t2v", "--pipeline", "pipeline", required=True, help='"demo:t2v-motion", a diffusers folder, or a Hub id.'
 )
-@click.option("--encoder", help="Artifact folder or Hub id. [default: the pipeline's own encoder]")
+@click.option("--revision", help="Commit, tag or branch of a pipeline on the Hub.")
+@click.option("--encoder", help="Artifact folder or Hub id. [default: the pipeline's own encoders]")
+@click.option("--encoder-revision", help="Commit, tag or branch of an encoder on the Hub.")
 @click.option("--backend", type=click.Choice(["torch", "onnx"]), default="torch", help="What runs the encoder.")
+@click.option("--device", default="cpu", help="Where all of it computes.")
+@click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), help="Of the pipeline.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help=".mp4, .gif, .webp, or a .png sheet.")
 @click.option("--negative-prompt", help="What to stay away from.")
-@click.option("--steps", default=20, type=click.IntRange(min=1), help="Denoising steps.")
-@click.option("--frames", default=8, type=click.IntRange(min=1), help="Frames of the clip.")
-@click.option("--fps", default=8, type=click.IntRange(min=1), help="Frames per second.")
+@click.option("--steps", type=click.IntRange(min=1), help="Denoising steps. [default: the pipeline's]")
+@click.option("--frames", type=click.IntRange(min=1), help="Frames of the clip. [default: the pipeline's]")
+@click.option("--width", type=click.IntRange(min=8), help="In pixels. [default: the pipeline's]")
+@click.option("--height", type=click.IntRange(min=8), help="In pixels. [default: the pipeline's]")
+@click.option("--fps", type=click.IntRange(min=1), help="Frames per second. [default: the pipeline's, else 8]")
 @click.option("--guidance", type=float, help="Classifier-free guidance scale. [default: the pipeline's]")
+@click.option("--input", "inputs", **INPUT)  # type: ignore[arg-type]
 @click.option("--seed", default=0, type=SEED, help="Of the noise.")
 @json_option
 def generate(
     prompt: str,
     pipeline: str,
+    revision: str | None,
     encoder: str | None,
+    encoder_revision: str | None,
     backend: Any,
+    device: str,
+    dtype: str | None,
     out: Path,
     negative_prompt: str | None,
-    steps: int,
-    frames: int,
-    fps: int,
+    steps: int | None,
+    frames: int | None,
+    width: int | None,
+    height: int | None,
+    fps: int | None,
     guidance: float | None,
+    inputs: tuple[str, ...],
     seed: int,
     as_json: bool,
 ) -> None:
-    """Draw a clip with an edited encoder in a text-to-video pipeline.
+    """Draw a clip with an edited encoder in a text-to-video pipeline; a still with a text-to-image one.
+
+    Every pipeline that `unlearn-export families` lists will do. What the edit does not reach is told on stderr.
 
     Example: unlearn-export generate "a pizza moving left" --t2v demo:t2v-motion --encoder out -o clip.mp4
     """
@@ -48,43 +75,47 @@ def generate(
         raise UsageError(f"cannot write a clip as {out.name}: the name must end in {', '.join(ENDINGS)}")
     if backend == "onnx" and not encoder:
         raise UsageError("--backend onnx needs --encoder: the folder or Hub id that has the graph")
+    given = pairs(inputs)
     quiet_libraries()
     import torch
 
-    import serving
+    from ..pipelines.call import check_choices, check_needed, draw, frames_argument, own_choices, read_inputs
+    from ..pipelines.load import load_pipeline
 
-    pipe = serving.load_pipeline(pipeline, encoder=encoder, backend=backend)
-    if guidance is None and pipeline.startswith("demo:"):
-        from ..demo import GUIDANCE
-
-        guidance = GUIDANCE
-    extra: dict[str, Any] = {} if guidance is None else {"guidance_scale": guidance}
-    still = not hasattr(pipe, "motion_adapter") and "3D" not in type(pipe.unet).__name__
-    if not still:
-        extra["num_frames"] = frames
-    longest = pipe.motion_adapter.config.motion_max_seq_length if hasattr(pipe, "motion_adapter") else frames
-    if frames > longest:
-        raise UsageError(f"--frames {frames} is more than the {longest} that this pipeline's motion adapter knows")
+    known = profile_of(pipeline)
+    with told_on_stderr():
+        pipe = load_pipeline(
+            pipeline,
+            encoder=encoder,
+            backend=backend,
+            revision=revision,
+            encoder_revision=encoder_revision,
+            dtype=getattr(torch, dtype) if dtype else None,
+            device=None if device == "cpu" else device,
+        )
+    clip = frames_argument(pipe) is not None
+    choices: dict[str, Any] = {
+        "frames": (frames or known.frames) if clip else None,
+        "steps": steps or known.steps,
+        "guidance": known.guidance if guidance is None else guidance,
+        "width": width,
+        "height": height,
+    }
+    pictures = read_inputs(given)
+    check_needed(pipe, pictures)
+    check_choices(pipe, **choices)
     bars = Bars()
-    if "callback_on_step_end" in _arguments(pipe):
-
-        def on_step_end(_pipe: Any, step: int, _t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-            bars.show("generate", step + 1, steps)
-            return kwargs
-
-        extra["callback_on_step_end"] = on_step_end
-    else:  # TextToVideoSD has the older hook
-        extra["callback"] = lambda step, _t, _latents: bars.show("generate", step + 1, steps)
     with bars:
-        done = pipe(
+        images = draw(
+            pipe,
             prompt,
             negative_prompt=negative_prompt,
-            num_inference_steps=steps,
             generator=torch.Generator().manual_seed(seed),
-            **extra,
+            on_step=lambda done, of: bars.show("generate", done, of),
+            inputs=pictures,
+            **choices,
         )
-    images = done.images if still else done.frames[0]
-    save_clip(images, out, fps=fps)
+    save_clip(images, out, fps=fps or own_choices(pipe)["fps"])
     print_result({"path": str(out), "frames": len(images)}, as_json, lambda: str(out))
 
 
@@ -118,6 +149,7 @@ def generate(
 @click.option("--keep-days", default=7.0, type=click.FloatRange(min=0, min_open=True), help="For how long.")
 @click.option("--keep-gb", default=10.0, type=click.FloatRange(min=0, min_open=True), help="In all.")
 @click.option("--data", default="served", type=click.Path(path_type=Path), help="Folder of the jobs and clips.")
+@click.option("--input", "inputs", **INPUT)  # type: ignore[arg-type]
 @click.option("--keys", type=click.Path(path_type=Path), help="File of keys; without it, loopback only.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes a free one.")
@@ -136,6 +168,7 @@ def serve(
     keep_gb: float,
     data: Path,
     keys: Path | None,
+    inputs: tuple[str, ...],
     host: str,
     port: int,
     **choices: Any,
@@ -157,17 +190,20 @@ def serve(
         from serving.server import serve as serve_http
     except ImportError as error:
         raise DependencyError(f"serving needs {error.name}: pip install 'unlearn-export[serve]'") from error
+    known = profile_of(t2v)
     for what, where in (("encoder", source), ("pipeline", t2v)):
-        if "/" not in where and not where.startswith("demo:") and not Path(where).is_dir():
+        named = what == "pipeline" and where.partition(":")[0] in found("pipelines")
+        if "/" not in where and not named and not Path(where).is_dir():
             raise UsageError(f"no {what} at {where}: there is no such folder, and a Hub id is owner/name")
-    defaults: dict[str, Any] = {}
-    if t2v.startswith("demo:"):
-        from ..demo import FRAMES, GUIDANCE
-
-        defaults = {"num_frames": FRAMES, "guidance_scale": GUIDANCE, "num_inference_steps": 12}
+    usual = {
+        "num_frames": known.frames,
+        "guidance_scale": known.guidance,
+        "num_inference_steps": known.steps,
+    }
+    defaults = {name: value for name, value in usual.items() if value is not None}
     options = Options(
         folder=data,
-        name=t2v.removeprefix("demo:").rstrip("/").rpartition("/")[2] or "t2v",
+        name=t2v.rpartition(":")[2].rstrip("/").rpartition("/")[2] or "t2v",
         host=host,
         port=port,
         keys=keys,
@@ -175,11 +211,40 @@ def serve(
         limits=Limits(prompt=max_prompt, frames=max_frames, steps=max_steps, pixels=max_pixels),
         retention=Retention(keep_jobs, keep_days * 86400, int(keep_gb * 1e9)),
     )
-    engine = LocalEngine(Settings(source, t2v, defaults=defaults, **choices), devices, max_batch=max_batch)
+    engine = LocalEngine(
+        Settings(source, t2v, defaults=defaults, inputs=pairs(inputs), **choices), devices, max_batch=max_batch
+    )
     serve_http(engine, options, say=click.echo)
 
 
-def _arguments(pipe: Any) -> list[str]:
-    import inspect
+def pairs(inputs: tuple[str, ...]) -> dict[str, str]:
+    """NAME=FILE as a mapping. Raises UsageError for another form, or a file that is not there."""
+    read = {}
+    for given in inputs:
+        name, equals, file = given.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--input {given}: give NAME=FILE, such as image=cat.png")
+        if not Path(file).exists():
+            raise UsageError(f"--input {given}: there is no {file}")
+        read[name] = file
+    return read
 
-    return list(inspect.signature(pipe.__call__).parameters)
+
+def profile_of(t2v: str) -> Profile:
+    """What the owner of a base knows of this pipeline, by its name; nothing where none does."""
+    for name, load in found("bases").items():
+        if t2v.partition(":")[0] == name:
+            profile: Profile = load()("").profile
+            return profile
+    return UNKNOWN
+
+
+@contextmanager
+def told_on_stderr() -> Iterator[None]:
+    """What an edit does not reach, in one line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UncoveredWarning)
+        yield
+    for warning in caught:
+        click.echo(f"warning: {warning.message}", err=True)

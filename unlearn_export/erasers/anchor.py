@@ -15,6 +15,7 @@ from ..edit import Edit
 from ..errors import DivergedError, UsageError
 from ..families.contracts import ReaderContract
 from ..families.tokens import Tokens, tokenise
+from ..forecast import GIB, Cost
 from ..neighbours import anchors, unknown
 from .options import check_range, option
 from .prompts import Prompts, places
@@ -78,6 +79,27 @@ class Anchor:
             concept = replace(concept, anchor=anchors(base, concept, avoid=taken | set(self.holdout))[0])
         return concept
 
+    def cost(self, seat: Seat) -> Cost:
+        """What the fit of one encoder takes: weights, gradients and Adam's two moments in float32, two copies as
+        stored, and the pool's states."""
+        skeleton = seat.family.skeleton(seat.config, min(self.depth, seat.depth))
+        layers = seat.family.linears(skeleton, self.parts)
+        learning = sum(p.numel() for layer in layers.values() for p in layer.parameters())
+        steps, batch, pool = self.sizes(learning)
+        stored = seat.get(seat.family.embedding).element_size()
+        positions = sum(_positions(c) for c in seat.contracts)
+        states = 4 * 4 * pool * positions * seat.width
+        flops = learning * (6 * steps * 3 * batch * positions / len(seat.contracts) + 2 * 4 * pool * positions)
+        return Cost(learning, int(learning * (16 + 2 * stored) + states + 0.8 * GIB), flops)
+
+    def sizes(self, learning: int) -> tuple[int, int, int]:
+        """(steps, prompts of each sort in a step, pool) where so many parameters learn. What one prompt costs grows
+        with them, what a fit needs does not: 200 × 16 up to 2 million, 40 × 8 from 60 million.
+        """
+        steps, batch = (200, 16) if learning <= SMALL else (80, 8) if learning < LARGE else (40, 8)
+        batch = self.batch or batch
+        return self.steps or steps, batch, self.pool or (512 if batch >= 16 else 16 * batch)
+
     def edit(
         self,
         bench: Bench,
@@ -101,14 +123,10 @@ class Anchor:
         return Edit(parent, tensors, loss)
 
 
-def sizes_for(parameters: int) -> tuple[int, int]:
-    """(steps, prompts of each sort in a step) for a fit in which so many parameters learn.
-
-    What one prompt costs grows with them, what a fit needs does not: 200 × 16 up to 2 million, 40 × 8 from 60 million.
-    """
-    if parameters <= SMALL:
-        return 200, 16
-    return (80, 8) if parameters < LARGE else (40, 8)
+def _positions(contract: ReaderContract) -> int:
+    """How many positions a prompt has for a reader: all that it reads, or about what a prompt of a dozen words takes."""
+    padded = contract.reads == "all" and contract.fill == "length"
+    return contract.length if padded or not (contract.mask or contract.causal) else 24 + len(contract.template) // 4
 
 
 @dataclass(frozen=True)
@@ -134,9 +152,8 @@ class _Fit:
         self.depth = min(method.depth, seat.depth)
         empty = self.family.skeleton(seat.config, self.depth)
         learning = self.family.linears(empty, method.parts)
-        steps, batch = sizes_for(sum(p.numel() for layer in learning.values() for p in layer.parameters()))
-        self.steps, self.batch = method.steps or steps, method.batch or batch
-        self.pool = method.pool or (512 if self.batch == 16 else 8 * self.batch)
+        count = sum(p.numel() for layer in learning.values() for p in layer.parameters())
+        self.steps, self.batch, self.pool = method.sizes(count)
         prompts = Prompts(bench.vocabulary, seat.tokenizer, concepts, method.holdout, bench.generator)
         pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
         texts = [p[0] for p in pairs] + kept + [p[2] for p in pairs]
@@ -146,7 +163,8 @@ class _Fit:
         used = torch.cat([t.ids.flatten() for t in (*rows, *pins)])
         self.model = seat.skeleton(self.depth, used=used).to(self.device)
         self.layers = self.family.linears(self.model, method.parts)
-        self.pin = Pin(self.layers)
+        self.dtype = seat.get(seat.family.embedding).dtype  # lossless for what was stored so
+        self.pin = Pin(self.layers, self.dtype)
         with self.pin.watching():
             for tokens, contract in zip(pins, seat.contracts, strict=True):
                 self.pin.at(tokens, contract.mask)
@@ -221,7 +239,7 @@ class _Fit:
             optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
             rates, calm = [g["lr"] for g in optimizer.param_groups], 1.0
             first = self._check()
-            best, kept = first, [p.detach().clone() for p in params]
+            best, kept = first, [p.detach().to(self.dtype, copy=True) for p in params]
             for step in range(self.steps):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * calm * self._schedule(step)
@@ -236,7 +254,7 @@ class _Fit:
                 if (step + 1) % max(1, self.steps // CHECKS) == 0 or step + 1 == self.steps:
                     reached = self._check()
                     if reached < best:
-                        best, kept = reached, [p.detach().clone() for p in params]
+                        best, kept = reached, [p.detach().to(self.dtype, copy=True) for p in params]
                     elif not reached < 1.5 * best:  # astray: back to the best, in smaller steps
                         calm /= 3
                         optimizer.state.clear()

@@ -50,10 +50,12 @@ class Pin:
     """
 
     @torch.no_grad()
-    def __init__(self, layers: Mapping[str, nn.Linear], tolerance: float = 1e-3) -> None:
-        """Directions below ``tolerance`` × the strongest stay free."""
+    def __init__(
+        self, layers: Mapping[str, nn.Linear], dtype: torch.dtype = torch.float32, tolerance: float = 1e-3
+    ) -> None:
+        """dtype: that the weights can be kept in without loss. Directions below ``tolerance`` × the strongest stay free."""
         self.layers, self.tolerance = dict(layers), tolerance
-        self.before = {n: [p.detach().clone() for p in layer.parameters()] for n, layer in layers.items()}
+        self.before = {n: [p.detach().to(dtype, copy=True) for p in layer.parameters()] for n, layer in layers.items()}
         self.seen: dict[str, list[Tensor]] = {name: [] for name in layers}
         self.span: dict[str, Tensor] = {}
 
@@ -90,7 +92,7 @@ class Pin:
     def apply(self) -> None:
         """Project the change made so far, in place."""
         for name, layer in self.layers.items():
-            weight, *bias = self.before[name]
+            weight, *bias = (p.float() for p in self.before[name])
             change = layer.weight - weight
             if bias:
                 change = torch.cat([change, (layer.bias - bias[0])[:, None]], 1)

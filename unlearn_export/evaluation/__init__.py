@@ -5,7 +5,7 @@ The report's format is in docs/evaluation.md.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,26 @@ from ..base import Base
 from ..concept import Concept
 from ..errors import UsageError
 from ..families.tokens import final_states, read_states, tokenise
+from ..measured import FORMAT, Compared, Cost, Moment, Report
 from ..media import contact_sheet, save_clip, save_image
 from ..phrasing import picture_of
+from ..rates import Rate
 from .asks import Amount, Ask, plan
 from .copyright import copyright_metric, likeness
 from .distance import kernel_distance
 from .judge import judge
-from .rates import Rate
 from .samples import draw, to_images, with_encoder
 from .scorer import Features, Scorer, Scores
 from .states import drift_of, measure_states
 
 __all__ = [
     "FORMAT",
+    "Compared",
     "Evaluation",
     "Features",
+    "Moment",
     "Rate",
+    "Report",
     "Scorer",
     "Scores",
     "Size",
@@ -44,7 +48,6 @@ __all__ = [
     "picture_files",
 ]
 
-FORMAT = 2
 OnProgress = Callable[[str, int, int], None]  # what is being drawn, done, in all
 
 
@@ -65,14 +68,18 @@ class Size:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """report: the JSON that lands in unlearning/evaluation.json. pictures: file name → [n, frames, 3, h, w] pairs."""
+    """report: what lands in unlearning/evaluation.json. pictures: file name → [n, frames, 3, h, w] pairs."""
 
-    report: dict[str, Any]
+    report: Report
     pictures: dict[str, tuple[list[Ask], Tensor, Tensor]]
+
+    def with_cost(self, cost: Cost) -> "Evaluation":
+        """The same with what all stages cost."""
+        return replace(self, report=replace(self.report, cost=cost))
 
     def write(self, folder: Path) -> None:
         """Write evaluation.json, a before/after contact sheet for each pipeline, and clips of the video ones."""
-        write_json(folder / "evaluation.json", self.report)
+        write_json(folder / "evaluation.json", self.report.to_json())
         for name, (asks, before, after) in self.pictures.items():
             middle = before.shape[1] // 2
             rows = [to_images(x[:, middle]) for x in (before, after)]
@@ -118,25 +125,24 @@ def evaluate(
     size = size or Size()
     seats: Mapping[str, PreTrainedModel] = edited if isinstance(edited, Mapping) else {base.seat.name: edited}
     states = measure_states(base, seats, concepts, holdout=holdout, seed=seed, on_progress=on_progress)
-    report: dict[str, Any] = {
-        "format": FORMAT,
-        "scorer": scorer.name if scorer else None,
-        "seed": seed,
-        "size": asdict(size),
-        "holdout": list(holdout),
-        "references": 0 if references is None else len(references),
-        "drift": drift_of(states) if any(base.seats[name].large for name in seats) else drift(base, seats, concepts),
-        "states": states,
-        "targets": [],
-        "kinds": [c.kind for c in concepts],
-        "pipelines": {},
-    }
+    report = Report(
+        scorer=scorer.name if scorer else None,
+        seed=seed,
+        size=asdict(size),
+        holdout=tuple(holdout),
+        references=0 if references is None else len(references),
+        drift=drift_of(states) if any(base.seats[name].large for name in seats) else drift(base, seats, concepts),
+        states=states,
+        targets=(),
+        kinds=tuple(c.kind for c in concepts),
+        pipelines={},
+    )
     if scorer is None:
         return Evaluation(report, {})
     targets = [known_as(scorer, base, c) for c in concepts]
     stills = Amount(size.target_images, size.variant_images, size.other_images)
     moving = Amount(size.target_clips, size.variant_clips, size.other_clips)
-    pictures = {}
+    pictures, pipelines = {}, {}
     for name, pipeline in ({"t2i": base.pipeline} | dict(t2v or {})).items():
         frames = None if name == "t2i" else size.frames
         asks = plan(
@@ -182,12 +188,15 @@ def evaluate(
             features=features,
             seed=seed,
         )
-        for moment, spent in zip(("before", "after"), seconds, strict=True):
-            found[moment]["seconds"] = spent
-        report["pipelines"][name] = {"video": frames is not None} | found
+        pipelines[name] = replace(
+            found,
+            before=replace(found.before, seconds=seconds[0]),
+            after=replace(found.after, seconds=seconds[1]),
+            video=frames is not None,
+        )
         shown = _shown(asks, targets)
         pictures[name] = ([asks[i] for i in shown], both[0][shown], both[1][shown])
-    return Evaluation(report | {"targets": targets}, pictures)
+    return Evaluation(replace(report, targets=tuple(targets), pipelines=pipelines), pictures)
 
 
 def compare(
@@ -202,24 +211,22 @@ def compare(
     references: Tensor | None = None,
     features: Features | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Compared:
     """Judge the same asks drawn before and after, each [n, frames, 3, h, w]. → one pipeline's part of the report"""
-    found: dict[str, Any] = {}
-    for moment, pixels in (("before", before), ("after", after)):
-        found[moment] = judge(scorer, pixels, asks, targets, holdout=holdout, groups=groups) | {"copyright": None}
+    moments = [judge(scorer, pixels, asks, targets, holdout=holdout, groups=groups) for pixels in (before, after)]
     rest = [i for i, a in enumerate(asks) if a.role == "other"]
-    found["distance"] = None
+    distance = None
     of: Any = features or scorer
     if hasattr(of, "features") and rest:
         vectors = [of.features(x[rest].flatten(0, 1)).unflatten(0, (len(rest), -1)) for x in (before, after)]
-        if distance := kernel_distance(vectors[0], vectors[1], seed):
-            found["distance"] = distance | {"features": of.name}
+        distance = kernel_distance(vectors[0], vectors[1], seed)
+        distance = distance and replace(distance, features=of.name)
     asked = [i for i, a in enumerate(asks) if a.role == "direct"]
     if references is not None and asked and hasattr(scorer, "feature_maps"):
         products = [likeness(scorer, x[asked].flatten(0, 1), references).product for x in (before, after)]
-        for moment, value in zip(("before", "after"), copyright_metric(products), strict=True):
-            found[moment]["copyright"] = value
-    return found
+        metric = copyright_metric(products)
+        moments = [replace(moment, copyright=value) for moment, value in zip(moments, metric, strict=True)]
+    return Compared(moments[0], moments[1], distance)
 
 
 @torch.no_grad()

@@ -1,11 +1,12 @@
 """How far two sets of pictures are apart as distributions."""
 
 import warnings
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..measured import Distance
 
 FEWEST_ROWS = 20  # pictures or clips; fewer say nothing
 
@@ -19,7 +20,7 @@ class _Features(nn.Module):
         return features
 
 
-def kernel_distance(before: Tensor, after: Tensor, seed: int) -> dict[str, Any] | None:
+def kernel_distance(before: Tensor, after: Tensor, seed: int) -> Distance | None:
     """KID (Bińkowski et al. 2018, arXiv:1801.01401) of features [n, frames, d], row i of both drawn from one seed.
 
     KID is unbiased for independent sets, which pictures of the same seeds are not; so every second picture after is
@@ -31,7 +32,7 @@ def kernel_distance(before: Tensor, after: Tensor, seed: int) -> dict[str, Any] 
         return None
     before, after = (F.normalize(x, dim=2) * x.shape[2] ** 0.5 for x in (before, after))
     kid, floor = (_kid(before[1::2].flatten(0, 1), x[0::2].flatten(0, 1), seed) for x in (after, before))
-    return {"kid": round(kid, 5), "floor": round(floor, 5), "n": n}
+    return Distance(round(kid, 5), round(floor, 5), n)
 
 
 def _kid(real: Tensor, fake: Tensor, seed: int) -> float:

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from ..errors import UsageError
+from ..measured import Report
+from ..rates import Mean, Rate
 
 MEANING = {
     "erasure": "1 − how often the erased concept is still seen after plain prompts, in the worst pipeline",
@@ -22,49 +23,54 @@ MEANING = {
     "motion": "the motion asked for is recovered, after over before",
     "amount": "amount of motion after, over before",
     "consistency": "likeness of adjacent frames after, over before",
+    "states_erased": "share of unseen prompts about it whose text states are nearer to its anchor's, by the worst reader",
+    "states_retain": "other things known again by their text states after, over before, by the worst reader",
     "empty": "1 − how far the text states of the empty prompt moved",
 }
 NOT_ERASED_ABOVE = 0.1  # a concept that is still seen more often is told as a failure, whatever the gates
 CONDITION = re.compile(r"\s*([a-z_]+)\s*>=\s*(\d*\.?\d+)\s*")
 
 
-def figures(report: dict[str, Any]) -> dict[str, float | None]:
+def figures(report: Report) -> dict[str, float | None]:
     """Every figure that ``MEANING`` lists, the worst over the pipelines; None where nothing was counted."""
-    moments = [(p["before"], p["after"]) for p in report["pipelines"].values()]
+    moments = [(p.before, p.after) for p in report.pipelines.values()]
     found: dict[str, float | None] = dict.fromkeys(MEANING)
 
     def worst(values: Iterable[float | None]) -> float | None:
         known = [v for v in values if v is not None]
         return round(min(known), 4) if known else None
 
-    def unseen(rate: dict[str, Any] | None) -> float | None:
-        return None if rate is None or rate["rate"] is None else 1 - rate["rate"]
+    def unseen(rate: Rate | None) -> float | None:
+        return None if rate is None or rate.told is None else 1 - rate.told
 
-    found["erasure"] = worst(unseen(after["erased"]) for _, after in moments)
-    found["any_frame"] = worst(unseen(after["any_frame"]) for _, after in moments)
+    found["erasure"] = worst(unseen(after.erased) for _, after in moments)
+    found["any_frame"] = worst(unseen(after.any_frame) for _, after in moments)
     found["late"] = worst(
         unseen(rate)
         for _, after in moments
-        if after["by_frame"]
-        for rate in after["by_frame"][-(len(after["by_frame"]) // 4 or 1) :]
+        if after.by_frame
+        for rate in after.by_frame[-(len(after.by_frame) // 4 or 1) :]
     )
     found["variants"] = worst(
-        unseen(rate) for _, after in moments for role, rate in after["variants"].items() if role != "direct"
+        unseen(rate) for _, after in moments for role, rate in after.variants.items() if role != "direct"
     )
     for name, key in (
         ("retain", "others"),
         *((k, k) for k in ("neighbours", "far", "holdout", "styles", "negative", "motion")),
     ):
-        found[name] = worst(_ratio(before[key], after[key], "rate") for before, after in moments)
+        found[name] = worst(_ratio(getattr(before, key), getattr(after, key)) for before, after in moments)
     for key in ("text_image", "amount", "consistency"):
-        found[key] = worst(_ratio(before[key], after[key], "mean") for before, after in moments)
-    found["empty"] = round(1 - report["drift"]["empty"], 4)
+        found[key] = worst(_ratio(getattr(before, key), getattr(after, key)) for before, after in moments)
+    readers = [reader for _, reader in report.states.readers] if report.states else []
+    found["states_erased"] = worst(r.nearer_anchor.after.told for r in readers if r.nearer_anchor)
+    found["states_retain"] = worst(_ratio(r.known_again.before, r.known_again.after) for r in readers)
+    found["empty"] = round(1 - report.drift["empty"], 4)
     return found
 
 
-def not_erased(report: dict[str, Any] | None) -> float:
+def not_erased(report: Report | None) -> float:
     """How often the erased concept is still seen in the worst pipeline, where that is above ``NOT_ERASED_ABOVE``; else 0."""
-    rates = [p["after"]["erased"]["rate"] or 0.0 for p in report["pipelines"].values()] if report else []
+    rates = [p.after.erased.told or 0.0 for p in report.pipelines.values()] if report else []
     worst = max(rates, default=0.0)
     return worst if worst > NOT_ERASED_ABOVE else 0.0
 
@@ -90,7 +96,7 @@ class Gate:
         return gates
 
 
-def check(report: dict[str, Any], gates: Iterable[Gate]) -> list[str]:
+def check(report: Report, gates: Iterable[Gate]) -> list[str]:
     """The gates that are not met, each as one line; a figure that was not measured meets none."""
     values = figures(report)
     failed = []
@@ -103,8 +109,7 @@ def check(report: dict[str, Any], gates: Iterable[Gate]) -> list[str]:
     return failed
 
 
-def _ratio(before: dict[str, Any] | None, after: dict[str, Any] | None, key: str) -> float | None:
+def _ratio(before: Rate | Mean | None, after: Rate | Mean | None) -> float | None:
     """after / before; None where either was not counted or before was nothing to keep."""
-    if before is None or after is None or not before[key] or after[key] is None:
-        return None
-    return float(after[key] / before[key])
+    old, new = (x.told if isinstance(x, Rate) else x.mean if x else None for x in (before, after))
+    return None if new is None or not old else new / old

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..measured import Moment
+from ..rates import Mean, Rate
 from .asks import VARIANTS, Ask
 from .motion import name_motion, track
-from .rates import Rate, mean
 from .scorer import Scorer
 
 
@@ -21,7 +22,7 @@ def judge(
     *,
     holdout: Sequence[str] = (),
     groups: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Moment:
     """Count what the scorer sees. pixels: [n, frames, 3, h, w] in [0, 1]; one frame is a still. → docs/evaluation.md
 
     groups: of each concept; the others that share a target's are its neighbours.
@@ -35,8 +36,8 @@ def judge(
     styled = [[style[i * frames + f] == a.style for f in range(frames)] for i, a in enumerate(asks)]
     still_seen = [styled[i] if a.style in targets else right[i] for i, a in enumerate(asks)]
 
-    def rate(table: list[list[bool]], wanted: Callable[[Ask], bool]) -> dict[str, Any]:
-        return Rate.of((hit for row, a in zip(table, asks, strict=True) if wanted(a) for hit in row), frames).to_json()
+    def rate(table: list[list[bool]], wanted: Callable[[Ask], bool]) -> Rate:
+        return Rate.of((hit for row, a in zip(table, asks, strict=True) if wanted(a) for hit in row), frames)
 
     own = {g for t in targets if (g := (groups or {}).get(t))}
 
@@ -51,8 +52,8 @@ def judge(
         "erased": rate(still_seen, lambda a: a.role == "direct"),
         "variants": {role: rate(still_seen, lambda a, role=role: a.role == role) for role in VARIANTS},  # type: ignore[misc]
         "negative": rate(right, lambda a: a.role == "negative"),
-        "any_frame": Rate.of(any(row) for row in direct).to_json() if video else None,
-        "by_frame": [Rate.of(row[f] for row in direct).to_json() for f in range(frames)] if video else None,
+        "any_frame": Rate.of(any(row) for row in direct) if video else None,
+        "by_frame": tuple(Rate.of(row[f] for row in direct) for f in range(frames)) if video else None,
         "others": rate(right, other),
         "neighbours": rate(right, lambda a: other(a) and near(a)),
         "far": rate(right, lambda a: other(a) and not near(a)),
@@ -64,7 +65,7 @@ def judge(
         },
     }
     rest = [i for i, a in enumerate(asks) if a.role == "other"]
-    return counted | _looks(scorer, pixels, asks, rest, right)
+    return Moment(**counted, **_looks(scorer, pixels, asks, rest, right))
 
 
 def _looks(
@@ -79,18 +80,18 @@ def _looks(
     clips = pixels[rest]
     if hasattr(scorer, "text_image"):
         prompts = [asks[i].prompt for i in rest for _ in range(frames)]
-        found["text_image"] = mean(scorer.text_image(clips.flatten(0, 1), prompts).tolist())
+        found["text_image"] = Mean.of(scorer.text_image(clips.flatten(0, 1), prompts).tolist())
     if not video:
         return found
     tracks = [track(clip) for clip in clips]
     asked = [(t, asks[i].motion) for t, i in zip(tracks, rest, strict=True) if asks[i].motion]
     if asked:
-        found["motion"] = Rate.of(name_motion(t) == motion for t, motion in asked).to_json()
-    found["amount"] = mean(t.change for t in tracks)
+        found["motion"] = Rate.of(name_motion(t) == motion for t, motion in asked)
+    found["amount"] = Mean.of(t.change for t in tracks)
     if hasattr(scorer, "features"):
         features = F.normalize(scorer.features(clips.flatten(0, 1)), dim=1).unflatten(0, (len(rest), frames))
         alike = (features[:, 1:] * features[:, :-1]).sum(2)
         there = torch.tensor([right[i] for i in rest])
         both = there[:, 1:] & there[:, :-1]  # a clip whose object has vanished is not consistent, it is empty
-        found["consistency"] = mean(alike[both].tolist())
+        found["consistency"] = Mean.of(alike[both].tolist())
     return found

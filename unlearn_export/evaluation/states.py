@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,9 @@ from ..concept import Concept
 from ..erasers.prompts import places
 from ..families.contracts import ReaderContract
 from ..families.tokens import Tokens, final_states, read_states, tokenise
+from ..rates import FINE, Rate, Spread
+from ..states import Gap, ReaderStates, SeatStates, Shares, States, Worst
 from ..streaming import original
-from .rates import Rate, spread
 from .wordings import MOST, OTHERS, Wording, wordings
 
 WORK = 2e13  # multiplications that one reader's measuring may take, about: minutes on two cores
@@ -33,21 +33,20 @@ def measure_states(
     seed: int = 1000,
     work: float = WORK,
     on_progress: OnProgress | None = None,
-) -> dict[str, Any]:
+) -> States:
     """How far the states moved, how near the concept's came to the anchor's, and whether the others are still known.
 
     edited: by seat, in memory or streamed; the originals are streamed where they are large. Each seat is measured under
     all its contracts, on what that reader is given. holdout: concepts that the eraser's kept prompts did not name.
     seed: of the random contexts. work: the most multiplications of weights, about, for one reader: a large encoder is
     asked fewer prompts, and the report counts them.
-    → the ``states`` of docs/evaluation.md
     """
-    seats: dict[str, Any] = {}
+    seats: dict[str, SeatStates] = {}
     for name, after in edited.items():
         seat = base.seats[name]
         before = original(base, name)
         pair = before, after if _streams(after) else after.to(base.device)
-        found = []
+        found: list[ReaderStates] = []
         for contract in seat.contracts:
 
             def tell(done: int, total: int, label: str = f"{name} as {contract.pipelines[0]}") -> None:
@@ -56,15 +55,15 @@ def measure_states(
 
             asked = _affordable(base, seat, contract, concepts, holdout, seed, work)
             found += _Reading(seat, contract, pair, base.device).measure(asked, tell)
-        seats[name] = {"streamed": _streams(before), "readers": found}
-    return {"seed": seed, "seats": seats}
+        seats[name] = SeatStates(_streams(before), tuple(found))
+    return States(seed, seats)
 
 
-def drift_of(states: Mapping[str, Any]) -> dict[str, float]:
+def drift_of(states: States) -> dict[str, float]:
     """The report's ``drift`` out of its ``states``: the means of each seat's first reader, of the seat that moved most."""
-    first = [seat["readers"][0]["drift"] for seat in states["seats"].values()]
+    first = [seat.readers[0].drift for seat in states.seats.values()]
     return {
-        key: round(max((d[group]["mean"] for d in first if d[group]), default=0.0), 6)
+        key: max((moved.mean for drift in first if (moved := drift[group])), default=0.0)
         for key, group in (("empty", "empty"), ("concept", "concept"), ("others", "retained"))
     }
 
@@ -119,8 +118,8 @@ class _Reading:
         self.before, self.after = pair
 
     @torch.no_grad()
-    def measure(self, asked: Sequence[Wording], tell: Callable[[int, int], None]) -> list[dict[str, Any]]:
-        """→ a part of the report for the states and one for the pooled vector, where they are read"""
+    def measure(self, asked: Sequence[Wording], tell: Callable[[int, int], None]) -> list[ReaderStates]:
+        """→ one for the states and one for the pooled vector, where they are read"""
         n = len(asked)
         texts = [w.text for w in asked] + [w.meant for w in asked if w.meant]
         phrases = [w.name if w.meant else None for w in asked] + [w.anchor for w in asked if w.meant]
@@ -214,31 +213,31 @@ class _Reading:
                 one.nearer[0].append(bool(start[i] <= 0))
                 one.nearer[1].append(bool(theirs[i] < own[i]))
 
-    def _report(self, what: str, asked: Sequence[Wording], one: _Found) -> dict[str, Any]:
+    def _report(self, what: str, asked: Sequence[Wording], one: _Found) -> ReaderStates:
         groups = {g: [d for d, w in zip(one.drift, asked, strict=True) if w.group == g] for g in MOST}
         others = [(d, w.text) for d, w in zip(one.drift, asked, strict=True) if w.group in OTHERS]
         worst = max(others, default=None)
-        known = _known_again(one)
-        return {
-            "reader": self.contract.pipelines[0],
-            "what": what,
-            "prompts": {group: len(values) for group, values in groups.items()},
-            "drift": {group: spread(values, 6) for group, values in groups.items()},
-            "worst": worst and {"prompt": worst[1], "drift": round(worst[0], 6), "of": len(others)},
-            "apart": spread(one.apart),
-            "anchor": {
-                group: {kind: {"before": spread(b), "after": spread(a)} for kind, (b, a) in kinds.items()}
+        return ReaderStates(
+            reader=self.contract.pipelines[0],
+            what=what,
+            prompts={group: len(values) for group, values in groups.items()},
+            drift={group: Spread.of(values) for group, values in groups.items()},
+            worst=Worst(worst[1], round(worst[0], FINE), len(others)) if worst else None,
+            apart=Spread.of(one.apart),
+            anchor={
+                group: {kind: Gap(*(_spread(values) for values in pair)) for kind, pair in kinds.items()}
                 for group, kinds in one.gaps.items()
-            }
-            or None,
-            "nearer_anchor": {
-                m: Rate.of(hits).to_json() for m, hits in zip(("before", "after"), one.nearer, strict=True)
-            }
-            if one.nearer[0]
-            else None,
-            "known_again": {m: Rate.of(hits).to_json() for m, hits in zip(("before", "after"), known, strict=True)}
-            | {"among": len(one.plain)},
-        }
+            },
+            nearer_anchor=Shares(*(Rate.of(hits) for hits in one.nearer)) if one.nearer[0] else None,
+            known_again=Shares(*(Rate.of(hits) for hits in _known_again(one))),
+            among=len(one.plain),
+        )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    found = Spread.of(values)
+    assert found is not None  # a kind of position is noted with its first value
+    return found
 
 
 def _known_again(one: _Found) -> tuple[list[bool], list[bool]]:

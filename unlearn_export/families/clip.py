@@ -30,6 +30,8 @@ class Clip(EncoderFamily):
         if (folder / "vocab.json").is_file() or not (folder / "tokenizer.json").is_file():
             return
         model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        if "merges" not in model:  # no byte pairs: older readers have no way to read it
+            return
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
         lines = ["#version: 0.2", *merges]

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from ..base import Base
 from ..errors import UsageError
-from ..evaluation.rates import Rate
 from ..phrasing import SUBJECT, TEMPLATES, in_style, with_context
+from ..rates import Rate
 from .subject import Outcome, Subject, Target
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..base import Base
 from ..erasers.training import only_trainable, relative_steps
-from ..evaluation.rates import Rate
 from ..evaluation.samples import with_encoder
+from ..rates import Rate
 from .subject import Outcome, Subject, Target
 
 UNHEARD = "qvx"  # no word of any vocabulary

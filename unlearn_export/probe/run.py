@@ -17,9 +17,9 @@ from ..base import Base
 from ..concept import Concept
 from ..errors import UsageError
 from ..evaluation import known_as
-from ..evaluation.rates import Rate
 from ..evaluation.scorer import Scorer
 from ..plugins import found
+from ..rates import Rate
 from .subject import Attack, OnProgress, Subject, Target
 
 FORMAT = 1
