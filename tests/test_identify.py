@@ -91,7 +91,7 @@ def test_a_base_that_cannot_draw_it_is_told(base: Base) -> None:
     with torch.no_grad():
         for weight in noise.parameters():
             weight.copy_(torch.randn(weight.shape, generator=generator) * weight.std())
-    broken = replace(base, pipeline=with_encoder(base.pipeline, noise))
+    broken = replace(base, open_pipeline=lambda _: with_encoder(base.pipeline, noise))
     found = identify(broken, Concept("pizza"), load_scorer("demo", base), **SMALL)
     assert not found.report["draws"]
     assert found.suggested.aliases == ()

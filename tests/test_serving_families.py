@@ -15,6 +15,8 @@ from unlearn_export.artifact import Artifact, write_json
 from unlearn_export.families.contracts import CONTRACTS, contracts_of
 from unlearn_export.pipelines.call import frames_argument, needed
 from unlearn_export.pipelines.load import load_pipeline
+from unlearn_export.recipe import SeatRecord
+from unlearn_export.weights import Weights
 
 VIDEO = {name for contract in CONTRACTS if contract.video for name in contract.pipelines}
 OF_TEXT = [

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .artifact import CARD, ONNX, Artifact, renewed, staged, write_text
-from .base import Base, load_base
+from .base import Base, Seat, load_base
 from .card import render
 from .concept import Concept
 from .erase import erase, write_encoder
@@ -25,12 +25,14 @@ from .evaluation import Evaluation, Features, OnProgress, Scorer, Size, evaluate
 from .images import read_references
 from .loading import load_torch
 from .measured import Cost
-from .onnx.export import OnnxExport, export_onnx
+from .onnx.export import LIMIT, OnnxExport, export_onnx
 from .recipe import Recipe
 from .report import write_report
 from .scorers import load_features, load_scorer
 from .streaming import streamed
 from .weights import Weights
+
+SMALL_GRAPH = 2_000_000_000  # bytes of weights below which a graph gives every hidden state
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def build(
 ) -> Artifact:
     """Erase and write the whole artifact folder at ``out``; it appears complete or not at all.
 
-    onnx: export the graph too. seats: the encoders to edit, all by default. evaluation: how to judge it; None skips that.
+    onnx: export the graphs too, unless an encoder's would be larger than ``export_onnx`` makes without being asked. seats: the encoders to edit, all by default. evaluation: how to judge it; None skips that.
     """
     hooks = hooks or Hooks()
     with staged(out, overwrite=overwrite) as folder:
@@ -90,10 +92,10 @@ def build(
         with hooks.stage("erase"):
             erased = erase(base, concepts, method, images=images, seed=seed, seats=seats, on_step=hooks.on_step)
         write_encoder(base, erased, folder)
-        if onnx:
+        if onnx and not too_large(base, erased.edit.tensors):
             with hooks.stage("onnx"):
                 for name, encoder in erased.encoders.items():
-                    export_onnx(encoder, folder / name)
+                    export_onnx(encoder, folder / name, layers=read_layers(base.seats[name]))
         if jury is not None:
             with hooks.stage("evaluate"):
                 result = jury.judge(base, erased.encoders if jury.scorer else erased.measurable, erased.recipe, hooks)
@@ -103,11 +105,32 @@ def build(
     return Artifact.open(out)
 
 
-def export(artifact: Artifact, source: str | None = None) -> OnnxExport:
-    """Write the ONNX graph of an existing artifact anew. source: where its base is, if not where it was."""
+def too_large(base: Base, seats: Iterable[str]) -> list[str]:
+    """Those of the encoders whose float32 graph would pass the export's limit."""
+    return [name for name in seats if 4 * base.seats[name].weights.parameters > LIMIT]
+
+
+def read_layers(seat: Seat) -> list[int] | None:
+    """The hidden states that a graph must give to the covered readers; None for all: of a small encoder, or by need."""
+    layers: set[int] = set()
+    for contract in seat.contracts:
+        if contract.layers == "all" or seat.weights.size < SMALL_GRAPH:
+            return None
+        layers |= set(contract.layers)
+    return sorted(layers)
+
+
+def export(artifact: Artifact, source: str | None = None, limit: int = LIMIT) -> OnnxExport:
+    """Write the ONNX graphs of an existing artifact anew. source: where its base is, if not where it was.
+
+    limit: bytes of float32 weights above which none is written; see ``export_onnx``.
+    """
     with renewed(artifact) as twin:
         base = base_of(artifact, source)
-        done = [export_onnx(e, twin.path / name) for name, e in read_encoders(base, artifact).items()]
+        done = [
+            export_onnx(e, twin.path / name, layers=read_layers(base.seats[name]), limit=limit)
+            for name, e in read_encoders(base, artifact).items()
+        ]
         finish(twin)
         result = done[0]
     return replace(result, path=artifact.path / ONNX)

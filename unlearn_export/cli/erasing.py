@@ -132,6 +132,10 @@ def erase(
     result = summary(artifact) | {"seconds": hooks.seconds}
     print_result(result, as_json, lambda: _erased_text(result, artifact.evaluation))
     warn_unless_erased(artifact.evaluation)
+    if not no_onnx and not artifact.has_onnx:
+        click.echo(
+            f"no ONNX graph: it would be large; `unlearn-export export {out} --limit-gb 30` writes one", err=True
+        )
 
 
 @main.command()

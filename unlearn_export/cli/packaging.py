@@ -11,10 +11,13 @@ from .common import base_option, folder_argument, json_option, main, print_resul
 @main.command()
 @folder_argument
 @base_option
+@click.option("--limit-gb", default=12.0, type=click.FloatRange(min=0), help="Largest graph to write, in float32 GB.")
 @click.option("--layout", type=click.Choice(["triton"]), help="Copy the graph that is there into a model repository.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The model repository's folder.")
 @json_option
-def export(folder: Path, source: str | None, layout: str | None, out: Path | None, as_json: bool) -> None:
+def export(
+    folder: Path, source: str | None, limit_gb: float, layout: str | None, out: Path | None, as_json: bool
+) -> None:
     """Export an artifact's encoder to ONNX again, gated by parity with torch.
 
     With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged.
@@ -35,7 +38,7 @@ def export(folder: Path, source: str | None, layout: str | None, out: Path | Non
         print_result({"path": str(model)}, as_json, lambda: str(model))
         return
     artifact.verify()
-    done = export_stage(artifact, source)
+    done = export_stage(artifact, source, int(limit_gb * 1e9))
     result = {"path": str(done.path), "max_abs_diff": done.max_abs_diff, "opset": done.opset, "bytes": done.size}
     print_result(
         result, as_json, lambda: f"{done.path}: {done.size:,} bytes, max |Δ| from torch {done.max_abs_diff:.1e}"
