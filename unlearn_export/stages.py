@@ -251,6 +251,11 @@ class _Jury:
         sources = {_label(source): source for source in t2v or ()}
         if len(sources) < len(t2v or ()):
             raise UsageError(f"two of the pipelines are called alike: {', '.join(t2v or ())}")
+        if name and not base.draws:
+            raise UsageError(
+                f"{base.source} is an encoder alone and draws nothing to judge: leave --scorer out, "
+                "or give the pipeline's folder as --base"
+            )
         scorer = load_scorer(name, base, concepts) if name else None
         if scorer:
             for concept in concepts:
