@@ -22,9 +22,9 @@ from unlearn_export.evaluation import Size, compare, evaluate
 from unlearn_export.evaluation.asks import VARIANTS, Amount, Ask, plan
 from unlearn_export.evaluation.copyright import copyright_metric, gram, likeness
 from unlearn_export.evaluation.distance import kernel_distance
-from unlearn_export.evaluation.gates import MEANING, Gate, check, figures
 from unlearn_export.evaluation.motion import name_motion, track
 from unlearn_export.evaluation.samples import draw
+from unlearn_export.gates import MEANING, Gate, check, figures
 from unlearn_export.measured import Compared, Report
 from unlearn_export.rates import Mean, Rate
 

@@ -15,7 +15,7 @@ from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.evaluation import Evaluation, compare
 from unlearn_export.evaluation.asks import Amount, plan
-from unlearn_export.evaluation.gates import figures
+from unlearn_export.gates import figures
 from unlearn_export.measured import Cost, Report
 from unlearn_export.rates import Rate
 from unlearn_export.report import REPORT, render_report, write_report

@@ -18,7 +18,7 @@ from unlearn_export.base import Base, load_base
 from unlearn_export.card import render
 from unlearn_export.cli import main
 from unlearn_export.concept import Concept
-from unlearn_export.evaluation.gates import Gate, check, figures
+from unlearn_export.gates import Gate, check, figures
 from unlearn_export.evaluation.states import drift_of, measure_states
 from unlearn_export.evaluation.wordings import MOST, OTHERS, wordings
 from unlearn_export.measured import Report

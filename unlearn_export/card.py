@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 from . import phrasing
 from .artifact import Artifact, read_json, sha256
 from .errors import ArtifactError
-from .evaluation.gates import not_erased
+from .gates import not_erased
 from .measured import Moment, Report
 from .rates import Rate
 from .recipe import BaseRecord, Recipe

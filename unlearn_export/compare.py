@@ -7,7 +7,7 @@ from typing import Any
 
 from .artifact import Artifact
 from .errors import ArtifactError, UsageError
-from .evaluation.gates import figures
+from .gates import figures
 
 WEIGHED = ("erasure", "variants", "retain", "holdout", "styles", "motion", "empty")  # more is better, of each
 DIGITS = 3  # of a figure; what two artifacts differ by beyond them is chance
@@ -15,7 +15,7 @@ DIGITS = 3  # of a figure; what two artifacts differ by beyond them is chance
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact: its figures (see ``evaluation.gates``), and whether another one is as good in all and better in one."""
+    """One artifact: its figures (see ``gates``), and whether another one is as good in all and better in one."""
 
     name: str
     concepts: tuple[str, ...]

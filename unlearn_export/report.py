@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from .artifact import Artifact, read_json, write_text
 from .errors import ArtifactError
 from .evaluation import picture_files
-from .evaluation.gates import MEANING, figures, not_erased
+from .gates import MEANING, figures, not_erased
 from .rates import Rate, Spread
 
 TEMPLATE = "report.html.jinja"

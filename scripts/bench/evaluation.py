@@ -14,7 +14,7 @@ from unlearn_export import build, load_base
 from unlearn_export.artifact import read_json, write_json
 from unlearn_export.concept import Concept
 from unlearn_export.erasers import Anchor
-from unlearn_export.evaluation.gates import figures
+from unlearn_export.gates import figures
 from unlearn_export.stages import Assessment, measure
 
 OUT = Path(__file__).parents[2] / "docs" / "ten.json"

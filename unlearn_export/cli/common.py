@@ -201,7 +201,7 @@ def evaluation_table(evaluation: "Report") -> str:
 
 def warn_unless_erased(evaluation: "Report | None") -> None:
     """A line on stderr where the concept is still seen."""
-    from ..evaluation.gates import not_erased
+    from ..gates import not_erased
 
     if seen := not_erased(evaluation):
         click.echo(

@@ -116,7 +116,7 @@ def evaluate(
     """
     from ..artifact import Artifact
     from ..evaluation import Size
-    from ..evaluation.gates import Gate, check, figures
+    from ..gates import Gate, check, figures
     from ..stages import Assessment, measure, summary
 
     gates = Gate.parse(require)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import UsageError
-from ..measured import Report
-from ..rates import Mean, Rate
+from .errors import UsageError
+from .measured import Report
+from .rates import Mean, Rate
 
 MEANING = {
     "erasure": "1 − how often the erased concept is still seen after plain prompts, in the worst pipeline",
