@@ -18,9 +18,9 @@ from unlearn_export.base import Base, load_base
 from unlearn_export.card import render
 from unlearn_export.cli import main
 from unlearn_export.concept import Concept
-from unlearn_export.gates import Gate, check, figures
 from unlearn_export.evaluation.states import drift_of, measure_states
 from unlearn_export.evaluation.wordings import MOST, OTHERS, wordings
+from unlearn_export.gates import Gate, check, figures
 from unlearn_export.measured import Report
 from unlearn_export.records import as_json
 from unlearn_export.report import render_report, write_report
