@@ -18,12 +18,13 @@ from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
 from unlearn_export.errors import UsageError
-from unlearn_export.evaluation import Size, compare, evaluate
+from unlearn_export.evaluation import Size, compare, compared, evaluate, samples
 from unlearn_export.evaluation.asks import VARIANTS, Amount, Ask, plan
 from unlearn_export.evaluation.copyright import copyright_metric, gram, likeness
 from unlearn_export.evaluation.distance import kernel_distance
 from unlearn_export.evaluation.motion import name_motion, track
-from unlearn_export.evaluation.samples import draw
+from unlearn_export.evaluation.samples import batch_of, batches, draw
+from unlearn_export.evaluation.sight import Judge, Sight
 from unlearn_export.gates import MEANING, Gate, check, figures
 from unlearn_export.measured import Compared, Report
 from unlearn_export.rates import Mean, Rate
@@ -168,6 +169,34 @@ def test_a_clip_whose_object_vanished_is_not_consistent(clips: tuple[list[Ask], 
     report = clip_report(asks, before, empty)
     assert report.pipelines["t2v"].after.consistency is None
     assert "retain" in missed(report, "retain>=0.9")
+
+
+def test_what_is_judged_in_parts_is_what_is_judged_at_once(clips: tuple[list[Ask], Tensor]) -> None:
+    asks, before = clips
+    after = without_pizza(asks, before)
+    references, options = before[:3, 0], {"targets": ["pizza"], "groups": demo.VOCABULARY.groups}
+    judge = Judge(DemoScorer(), None, references)
+    whole = compare(DemoScorer(), asks, before, after, references=references, **options)  # type: ignore[arg-type]
+    for n in (1, 5):  # in one of them there is neither an erased concept nor another
+        sights = [
+            Sight.joined([judge.look(x[i : i + n], asks[i : i + n]) for i in range(0, len(asks), n)])
+            for x in (before, after)
+        ]
+        assert compared(asks, *sights, whose="demo", **options) == whole  # type: ignore[arg-type]
+    assert whole.after.copyright is not None and whole.after.consistency and whole.after.motion  # the control
+
+
+def test_fewer_are_drawn_at_once_where_they_are_large(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = demo.load("t2v-motion")
+    assert (batch_of(base.pipeline, None), batch_of(clip, 8)) == (32, 8)
+    monkeypatch.setattr(samples, "PIXELS", 3 * 64 * 64)
+    assert (batch_of(base.pipeline, None), batch_of(clip, 8)) == (3, 1)
+    asks = [Ask(f"a picture of a {name}", name, "", i) for i, name in enumerate(demo.VOCABULARY.concepts[:7])]
+    parts = list(batches(base.pipeline, asks, steps=2, guidance=3.0))
+    assert [len(part) for part, _ in parts] == [len(pixels) for _, pixels in parts] == [3, 3, 1]
+    assert [a for part, _ in parts for a in part] == asks
+    together = draw(base.pipeline, asks, steps=2, guidance=3.0, batch=7)
+    assert torch.allclose(torch.cat([pixels for _, pixels in parts]), together, atol=1e-4)
 
 
 def test_the_plan_asks_for_every_kind_of_words() -> None:

@@ -7,10 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import tiny_pipelines as tiny
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from unlearn_export import base as bases
 from unlearn_export import identify as module
 from unlearn_export.base import Base, load_base
 from unlearn_export.cli import main
@@ -274,3 +276,43 @@ def test_wrong_usage_writes_nothing(tmp_path: Path) -> None:
         assert reason in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+ALONE = {
+    "clip": (tiny.clip, tiny.clip_tokenizer, ["pizza</w>"]),
+    "t5": (tiny.t5, tiny.t5_tokenizer, ["▁piz", "za"]),
+    "llama": (tiny.llama, tiny.llama_tokenizer, ["Ġpizza"]),
+    "qwen": (tiny.qwen, tiny.qwen_tokenizer, ["Ġpizza"]),
+    "gemma2": (tiny.gemma2, tiny.gemma_tokenizer, ["▁pizza"]),
+    "gemma3": (tiny.gemma3, tiny.gemma_tokenizer, ["▁pizza"]),
+}
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("kind", ALONE)
+def test_an_encoder_s_folder_tells_tokens_and_neighbours(
+    tmp_path: Path, kind: str, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, tokenizer, tokens = ALONE[kind]
+    encoder().save_pretrained(tmp_path / "text_encoder")
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    if large:
+        monkeypatch.setattr(bases, "LARGE", 0)
+        monkeypatch.setattr(bases, "load_torch", None)  # nothing whole is loaded
+    done = run("identify", "pizza", "--base", tmp_path / "text_encoder", "--alias", "пицца", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    by_word = {word["word"]: word["tokens"] for word in report["words"]}
+    assert by_word["pizza"] == tokens and len(by_word["piizza"]) > len(tokens)
+    assert report["draws"] is None and report["suggested"]["anchor"]
+    near = report["neighbours"]
+    assert len(near) > 80 and near[0]["cosine"] > 0.05 > near[-1]["cosine"]
+    refused = run("identify", "pizza", "--base", tmp_path / "text_encoder", "--scorer", "demo")
+    assert refused.exit_code == 2 and "is an encoder alone and draws nothing to judge" in refused.stderr
+
+
+def test_letters_that_are_spelt_in_bytes_are_told_as_letters() -> None:
+    tokenizer = tiny.qwen_tokenizer()
+    assert module._legible(tokenizer, "Ġpizza") == "Ġpizza" and module._legible(tokenizer, "▁пи") == "▁пи"
+    assert module._legible(tokenizer, "Ð½Ðµ") == "не" and module._legible(tokenizer, "ĠÐ½") == "Ġн"
+    assert module._legible(tokenizer, "Ð") == "Ð"  # half a letter

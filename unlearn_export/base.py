@@ -19,6 +19,7 @@ from .errors import BaseError, UsageError
 from .families import EncoderFamily, family_of
 from .families.contracts import ReaderContract, contracts_of, nearest, readers_of
 from .families.tokens import Tokens, tokenise
+from .lazy import Lazy
 from .loading import load_torch, one_line, quiet
 from .plugins import found
 from .profile import UNKNOWN, Profile
@@ -36,6 +37,7 @@ TOKENIZER_FILES = (
     ("tokenizer.model",),
     ("sentencepiece.bpe.model",),
 )
+LARGE = 4_000_000_000  # bytes of an encoder's weights, above which it is not loaded whole to be measured
 DRAWS_AS = {"LatentConsistencyModelPipeline": "StableDiffusionPipeline"}  # the same parts, without its own sampler
 
 
@@ -105,6 +107,11 @@ class Seat:
         """A tensor of the text part by its canonical name, mapped from the file."""
         return self.weights.get(self.stored[name])
 
+    @property
+    def large(self) -> bool:
+        """Whether its weights are more than is held at ease: it is then asked a layer at a time (see ``streaming``)."""
+        return self.weights.size > LARGE
+
     def load(self) -> PreTrainedModel:
         """The whole encoder in float32, frozen. Raises BaseError where a tensor is missing or damaged."""
         encoder = load_torch(self.folder, self.architecture, torch.float32)
@@ -148,9 +155,9 @@ class Base:
         return next(iter(self.seats.values()))
 
     @cached_property
-    def encoders(self) -> dict[str, PreTrainedModel]:
-        """Every encoder, whole, in float32, on the device; loaded when first asked for."""
-        return {name: _to(seat.load(), self.device) for name, seat in self.seats.items()}
+    def encoders(self) -> Mapping[str, PreTrainedModel]:
+        """Every encoder, whole, in float32, on the device; each loaded when first asked for."""
+        return Lazy(self.seats, lambda name: _to(self.seats[name].load(), self.device))
 
     @property
     def encoder(self) -> PreTrainedModel:

@@ -74,7 +74,7 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "is_demo": source == "demo",
         "on_hub": _on_hub(recipe.base),
         "base": DEMO_NAME if source == "demo" else _public(source),
-        "width": read_json(artifact.path / "text_encoder/config.json")["hidden_size"],
+        "width": read_json(artifact.path / "text_encoder/config.json").get("hidden_size"),
         "has_onnx": artifact.has_onnx,
         "prompt": phrasing.example(first.kind, first.name),
         "report": report,

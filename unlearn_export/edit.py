@@ -42,6 +42,10 @@ class Edit:
         """seat → name of the weights after it, made of the parent's and of what changed; the parent's without any."""
         return {seat: _after(self.parent[seat], self.tensors.get(seat, {})) for seat in self.parent}
 
+    def only(self, seat: str) -> "Edit":
+        """The part that changes one seat."""
+        return Edit({seat: self.parent[seat]}, {seat: self.tensors[seat]})
+
     @torch.no_grad()
     def apply(self, encoders: Mapping[str, PreTrainedModel]) -> None:
         """Write the tensors into loaded encoders, by seat. Raises EncoderError for one that finds no place."""

@@ -3,7 +3,7 @@
 import copy
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -20,8 +20,10 @@ from .edit import Edit
 from .erasers import Eraser, OnStep
 from .errors import DivergedError, UsageError
 from .forecast import check_memory
+from .lazy import Lazy
 from .recipe import BaseRecord, Changed, MethodRecord, Recipe, SeatRecord
 from .records import frozen
+from .streaming import streamed
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")
 
@@ -35,11 +37,25 @@ class Erased:
     recipe: Recipe
 
     @cached_property
-    def encoders(self) -> dict[str, PreTrainedModel]:
-        """The edited encoders, whole and in float32, by seat; copies: the base's stay as they are."""
-        edited = {name: copy.deepcopy(self.base.encoders[name]) for name in self.edit.tensors}
-        self.edit.apply(edited)
-        return edited
+    def encoders(self) -> Mapping[str, PreTrainedModel]:
+        """The edited encoders, whole and in float32, by seat; copies: the base's stay as they are. Each made when
+        first asked for.
+        """
+        return Lazy(self.edit.tensors, self._edited)
+
+    def _edited(self, name: str) -> PreTrainedModel:
+        encoder = copy.deepcopy(self.base.encoders[name])
+        self.edit.only(name).apply({name: encoder})
+        return encoder
+
+    @property
+    def measurable(self) -> Mapping[str, PreTrainedModel]:
+        """The same for whoever looks at states alone: streamed from the base's files where those are large."""
+        seats, device = self.base.seats, self.base.device
+        return {
+            name: streamed(seats[name], changed, device) if seats[name].large else self.encoders[name]
+            for name, changed in self.edit.tensors.items()
+        }
 
     @property
     def encoder(self) -> PreTrainedModel:

@@ -23,6 +23,8 @@ MEANING = {
     "motion": "the motion asked for is recovered, after over before",
     "amount": "amount of motion after, over before",
     "consistency": "likeness of adjacent frames after, over before",
+    "states_erased": "share of unseen prompts about it whose text states are nearer to its anchor's, by the worst reader",
+    "states_retain": "other things known again by their text states after, over before, by the worst reader",
     "empty": "1 − how far the text states of the empty prompt moved",
 }
 NOT_ERASED_ABOVE = 0.1  # a concept that is still seen more often is told as a failure, whatever the gates
@@ -59,6 +61,9 @@ def figures(report: Report) -> dict[str, float | None]:
         found[name] = worst(_ratio(getattr(before, key), getattr(after, key)) for before, after in moments)
     for key in ("text_image", "amount", "consistency"):
         found[key] = worst(_ratio(getattr(before, key), getattr(after, key)) for before, after in moments)
+    readers = [reader for _, reader in report.states.readers] if report.states else []
+    found["states_erased"] = worst(r.nearer_anchor.after.told for r in readers if r.nearer_anchor)
+    found["states_retain"] = worst(_ratio(r.known_again.before, r.known_again.after) for r in readers)
     found["empty"] = round(1 - report.drift["empty"], 4)
     return found
 

@@ -15,9 +15,10 @@ from .errors import UnlearnExportError, UsageError
 from .evaluation import known_as
 from .evaluation.samples import Ask, draw, to_images
 from .evaluation.scorer import Scorer
+from .families.tokens import tokenise
 from .media import contact_sheet, save_image
 from .neighbours import anchors, neighbours
-from .phrasing import TEMPLATES, style_templates
+from .phrasing import TEMPLATES, picture_of, style_templates
 from .plan import write_plan
 from .rates import Rate
 
@@ -268,9 +269,28 @@ def misspellings(name: str) -> list[str]:
 
 
 def _pieces(base: Base, text: str) -> list[str]:
-    """How the tokenizer splits it."""
-    tokenizer = base.seat.tokenizer
-    return tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False).input_ids)
+    """How the tokenizer splits it within a prompt, where a word may be split otherwise than alone: "Ġpizza" after a space.
+
+    As the tokenizer writes its tokens, but those that spell the bytes of other letters as these letters.
+    """
+    tokenizer, contract = base.seat.tokenizer, base.seat.contract
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if tokenizer.is_fast and ids:
+        try:
+            tokens = tokenise(tokenizer, [picture_of(text)], contract, phrases=[text])
+        except UsageError:  # longer than a prompt may be
+            pass
+        else:
+            first, last = tokens.spans[0].tolist()
+            ids = tokens.ids[0, first:last].tolist()
+    return [_legible(tokenizer, token) for token in tokenizer.convert_ids_to_tokens(ids)]
+
+
+def _legible(tokenizer: Any, token: str) -> str:
+    if token.lstrip("Ġ▁").isascii() or token.startswith("▁"):
+        return token
+    spelt = tokenizer.convert_tokens_to_string([token])
+    return token if "\ufffd" in spelt else "Ġ" * token.startswith("Ġ") + spelt.strip()
 
 
 def _by_template(concept: Concept, seen: dict[str, _Seen]) -> dict[str, Any]:

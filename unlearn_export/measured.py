@@ -7,6 +7,7 @@ from typing import Any
 from .errors import ArtifactError
 from .rates import Mean, Rate
 from .records import fields_as_json, values_of
+from .states import States
 
 FORMAT = 2
 READABLE = (1, 2)  # 1: fewer rates of each moment
@@ -117,9 +118,9 @@ class Cost:
 class Report:
     """Everything that an evaluation found.
 
-    scorer: the judge's name; None: then only ``drift`` and ``cost`` are there. size: how much was drawn, by the fields of
+    scorer: the judge's name; None: then only ``drift``, ``states`` and ``cost`` are there. size: how much was drawn, by the fields of
     ``evaluation.Size``. targets, kinds: the erased concepts as the scorer calls them. drift: how far the text states of
-    "empty", "concept" and "others" prompts moved. judges: scorer and features as they were asked for.
+    "empty", "concept" and "others" prompts moved. states: the same in full, reader by reader; None in older reports. judges: scorer and features as they were asked for.
     """
 
     scorer: str | None
@@ -133,10 +134,11 @@ class Report:
     kinds: tuple[str, ...] = ()
     judges: Mapping[str, str | None] | None = None
     cost: Cost | None = None
+    states: States | None = None
     format: int = FORMAT
 
     def to_json(self) -> dict[str, Any]:
-        return _without_none(fields_as_json(self), "judges", "cost")
+        return _without_none(fields_as_json(self), "judges", "cost", "states")
 
     @classmethod
     def from_json(cls, data: Any) -> "Report":
@@ -150,7 +152,9 @@ class Report:
             pipelines = {n: Compared.from_json(p, f"{n} in {WHERE}") for n, p in values["pipelines"].items()}
             cost = values.get("cost")
             cost = Cost(**values_of(Cost, cost, f"cost in {WHERE}")) if cost is not None else None
-            return cls(**values | {"pipelines": pipelines, "cost": cost})
+            states = values.get("states")
+            states = States.from_json(states, f"states in {WHERE}") if states is not None else None
+            return cls(**values | {"pipelines": pipelines, "cost": cost, "states": states})
         except (AttributeError, KeyError, TypeError) as error:
             raise ArtifactError(f"{WHERE} is no evaluation: {' '.join(str(error).split())}") from error
 

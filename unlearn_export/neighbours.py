@@ -9,10 +9,8 @@ from torch import Tensor
 from .base import Base
 from .concept import Concept
 from .errors import UsageError
-from .families.tokens import tokenise
+from .families.tokens import final_states, tokenise
 from .phrasing import TEMPLATES
-
-SHALLOW = 4_000_000_000  # bytes of weights above which an encoder is asked through its first layer only
 
 
 def anchors(base: Base, concept: Concept, avoid: set[str]) -> list[str]:
@@ -62,21 +60,26 @@ def neighbours(base: Base, concept: Concept, names: Sequence[str]) -> list[tuple
 
 @torch.no_grad()
 def pooled(base: Base, prompts: Sequence[str]) -> Tensor:
-    """One vector [n, d] of each prompt by the first encoder: its own pooled state, or the mean of its text's states."""
+    """One vector [n, d] of each prompt by the first encoder: its own pooled state, or the mean of its text's states.
+
+    What stands around the prompt in the reader's template is left out. A large encoder is asked through its first layer.
+    """
     seat = base.seat
     tokens = tokenise(seat.tokenizer, list(prompts), seat.contract, trim=True)
-    if seat.weights.size > SHALLOW:
-        skeleton = seat.skeleton(1, used=tokens.ids)
-        return _mean(seat.family.residual(skeleton, tokens, seat.contract.mask), tokens.mask)
+    skeleton = seat.skeleton(1, used=tokens.ids) if seat.large else None
     rows = []
     for i in range(0, len(prompts), 64):
         part = tokens[i : i + 64].to(base.device)
+        text = (part.read & tokens.mask[i : i + 64].bool()).to(base.device)
+        if skeleton is not None:
+            rows.append(_mean(seat.family.residual(skeleton, tokens[i : i + 64], seat.contract.mask), text.cpu()))
+            continue
         out = seat.family.call(base.encoder, part, seat.contract.mask)
         own = out.get("pooler_output", out.get("text_embeds"))
-        rows.append(_mean(out.last_hidden_state, part.mask) if own is None else own)
+        rows.append(_mean(final_states(out)[-1], text) if own is None else own)
     return torch.cat(rows)
 
 
-def _mean(states: Tensor, mask: Tensor) -> Tensor:
-    weight = mask[..., None].to(states.dtype)
+def _mean(states: Tensor, text: Tensor) -> Tensor:
+    weight = text[..., None].to(states.dtype)
     return (states * weight).sum(1) / weight.sum(1)

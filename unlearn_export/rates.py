@@ -7,6 +7,7 @@ from typing import Any
 
 Z = 1.959964  # of a two-sided 95 % interval
 PLACES = 4  # of a rate, its interval and a mean, in every report
+FINE = 6  # of distances, the empty prompt's among them
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,25 @@ class Mean:
         """None of nothing."""
         known = list(values)
         return cls(round(sum(known) / len(known), PLACES), len(known)) if known else None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The mean of n measured values. low, high: its 95 % interval, as of a normal distribution; None of one value."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread | None":
+        """None of nothing."""
+        known = list(values)
+        if not known:
+            return None
+        mean, n = sum(known) / len(known), len(known)
+        if n == 1:
+            return cls(round(mean, FINE), None, None, 1)
+        half = Z * math.sqrt(sum((v - mean) ** 2 for v in known) / (n - 1) / n)
+        return cls(round(mean, FINE), round(mean - half, FINE), round(mean + half, FINE), n)

@@ -12,7 +12,7 @@ from .artifact import Artifact, read_json, write_text
 from .errors import ArtifactError
 from .evaluation import picture_files
 from .gates import MEANING, figures, not_erased
-from .rates import Rate
+from .rates import Rate, Spread
 
 TEMPLATE = "report.html.jinja"
 REPORT = "unlearning/report.html"
@@ -26,6 +26,15 @@ RATES = {
     "styles": "styles",
     "negative": "others, with it as negative prompt",
     "motion": "motion asked for",
+}
+GROUPS = {
+    "empty": "empty prompt",
+    "concept": "prompts about it",
+    "concept_held_out": "about it in unseen words",
+    "retained": "other things, plainly",
+    "held_out": "other things in unseen words",
+    "contexts": "other things in random contexts",
+    "words": "other things' names alone",
 }
 VARIANTS = {"direct": "plain prompts", "alias": "aliases", "paraphrase": "paraphrases", "composition": "compositions"}
 
@@ -47,7 +56,7 @@ def render_report(artifact: Artifact) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": _percent, "interval": _interval, "curve": _curve, "relearned": _relearned}
-    environment.filters |= {"rated": Rate.from_json}
+    environment.filters |= {"rated": Rate.from_json, "spread": _spread}
     recipe, report = artifact.recipe, artifact.evaluation
     if report is None:
         raise ArtifactError(f"{artifact.path} was not evaluated: there is nothing to report")
@@ -61,6 +70,7 @@ def render_report(artifact: Artifact) -> str:
         figures={name: (values[name], MEANING[name]) for name in MEANING if values[name] is not None},
         rates=RATES,
         variants=VARIANTS,
+        groups=GROUPS,
         pictures={name: _pictures(artifact.path / "unlearning", name) for name in report.pipelines},
         probe=read_json(probe) if probe.is_file() else None,
     )
@@ -75,6 +85,12 @@ def _pictures(folder: Path, name: str) -> dict[str, str]:
 def _data_uri(file: Path) -> str:
     kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
     return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def _spread(values: Spread) -> str:
+    if values.low is None:
+        return f"{values.n} prompt"
+    return f"{values.n} prompts, 95 % interval {values.low:.4f} to {values.high:.4f}"
 
 
 def _percent(rate: Rate | None) -> str:

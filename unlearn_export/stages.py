@@ -29,6 +29,7 @@ from .onnx.export import LIMIT, OnnxExport, export_onnx
 from .recipe import Recipe
 from .report import write_report
 from .scorers import load_features, load_scorer
+from .streaming import streamed
 from .weights import Weights
 
 SMALL_GRAPH = 2_000_000_000  # bytes of weights below which a graph gives every hidden state
@@ -97,7 +98,7 @@ def build(
                     export_onnx(encoder, folder / name, layers=read_layers(base.seats[name]))
         if jury is not None:
             with hooks.stage("evaluate"):
-                result = jury.judge(base, erased.encoders, erased.recipe, hooks)
+                result = jury.judge(base, erased.encoders if jury.scorer else erased.measurable, erased.recipe, hooks)
             result = result.with_cost(_cost(erased.recipe, hooks.seconds))
             result.write(folder / "unlearning")
         finish(Artifact(folder))
@@ -144,7 +145,7 @@ def measure(
         base = base_of(artifact, source)
         jury = _Jury.gather(base, artifact.recipe.concepts, how)
         with hooks.stage("evaluate"):
-            result = jury.judge(base, read_encoders(base, artifact), artifact.recipe, hooks)
+            result = jury.judge(base, read_encoders(base, artifact, whole=bool(jury.scorer)), artifact.recipe, hooks)
         earlier = artifact.evaluation
         spent = earlier.cost.seconds if earlier and earlier.cost else {}
         result = result.with_cost(_cost(artifact.recipe, {**spent, **hooks.seconds}))
@@ -181,8 +182,11 @@ def base_of(artifact: Artifact, source: str | None = None) -> Base:
     return base
 
 
-def read_encoders(base: Base, artifact: Artifact) -> dict[str, PreTrainedModel]:
-    """The artifact's encoders in float32, by seat. Raises ArtifactError for other tensors than the base's."""
+def read_encoders(base: Base, artifact: Artifact, *, whole: bool = True) -> dict[str, PreTrainedModel]:
+    """The artifact's encoders in float32, by seat. Raises ArtifactError for other tensors than the base's.
+
+    whole: without it large ones are streamed, for whoever looks at states alone.
+    """
     found = {}
     for name in artifact.seats:
         seat = base.seats.get(name)
@@ -192,6 +196,9 @@ def read_encoders(base: Base, artifact: Artifact) -> dict[str, PreTrainedModel]:
         odd = sorted(weights.files.keys() ^ seat.weights.files.keys())
         if odd:
             raise ArtifactError(f"{name} in {artifact.path} does not fit its base: {odd[0]} is in one of them only")
+        if seat.large and not whole:
+            found[name] = streamed(replace(seat, folder=artifact.path / name, weights=weights), device=base.device)
+            continue
         found[name] = load_torch(artifact.path / name, seat.architecture, torch.float32).requires_grad_(False)
     return found
 
@@ -244,6 +251,11 @@ class _Jury:
         sources = {_label(source): source for source in t2v or ()}
         if len(sources) < len(t2v or ()):
             raise UsageError(f"two of the pipelines are called alike: {', '.join(t2v or ())}")
+        if name and not base.draws:
+            raise UsageError(
+                f"{base.source} is an encoder alone and draws nothing to judge: leave --scorer out, "
+                "or give the pipeline's folder as --base"
+            )
         scorer = load_scorer(name, base, concepts) if name else None
         if scorer:
             for concept in concepts:

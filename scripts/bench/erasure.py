@@ -21,7 +21,7 @@ from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
 from unlearn_export.erasers import make_method
-from unlearn_export.evaluation import Size, evaluate
+from unlearn_export.evaluation import Seen, Size, evaluate
 
 ROOT = Path(__file__).parents[2]
 CONCEPTS = (("guitar", "object"), ("ghost", "character"), ("baby", "person"), ("ink", "style"))
@@ -36,7 +36,7 @@ def measure(concept: Concept) -> dict[str, Any]:
     torch.set_num_threads(1)
     base, scorer, found = load_base("demo"), DemoScorer(), {}
     t2v = {name: demo.load(name) for name in demo.PIPELINES if name != "t2i"}
-    originals: dict[str, torch.Tensor] = {}
+    originals: dict[str, Seen] = {}
     for name, options in METHODS.items():
         erased = erase(base, [concept], make_method(name, options))
         wanted = erased.recipe.concepts

@@ -176,7 +176,11 @@ def print_result(result: dict[str, Any], as_json: bool, text: Callable[[], str])
 
 
 def evaluation_table(evaluation: "Report") -> str:
-    rows = [f"{'':14} {'':8} {'erased':>14} {'others':>14} {'held out':>14} {'styles':>14}"]
+    rows = (
+        [f"{'':14} {'':8} {'erased':>14} {'others':>14} {'held out':>14} {'styles':>14}"]
+        if evaluation.pipelines
+        else []
+    )
     for name, seen in evaluation.pipelines.items():
         for moment in ("before", "after"):
             found = seen.before if moment == "before" else seen.after
@@ -186,6 +190,12 @@ def evaluation_table(evaluation: "Report") -> str:
     rows.append(
         f"text states moved: concept {drift['concept']:.1%}, others {drift['others']:.1%}, empty {drift['empty']:.2%}"
     )
+    for seat, r in evaluation.states.readers if evaluation.states else ():
+        said = f"{seat} as {r.reader} reads it{', pooled' if r.what == 'pooled' else ''}: "
+        if r.nearer_anchor:
+            said += f"unseen prompts nearer to the anchor {_cell(r.nearer_anchor.after)}, "
+        said += f"others known again {_cell(r.known_again.before)} → {_cell(r.known_again.after)}"
+        rows.append(said + (f", worst moved {r.worst.drift:.1%}: {r.worst.prompt!r}" if r.worst else ""))
     return "\n".join(rows)
 
 

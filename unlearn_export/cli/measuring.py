@@ -24,7 +24,7 @@ from .common import (
 
 @main.command()
 @click.argument("concept", metavar="CONCEPT")
-@click.option("--base", "source", required=True, help='"demo", a diffusers folder, or a Hub id.')
+@click.option("--base", "source", required=True, help='"demo", a diffusers or encoder folder, or a Hub id.')
 @click.option("--revision", help="Commit, tag or branch of a Hub id.")
 @click.option("--kind", type=click.Choice(KINDS), default="object", help="Chooses the prompt templates.")
 @click.option("--alias", "aliases", multiple=True, help="Another word to try, such as another language's; repeatable.")
@@ -65,6 +65,11 @@ def identify(
     from ..scorers import load_scorer
 
     base = load_base(source, revision, device)
+    if scorer and not base.draws:
+        raise UsageError(
+            f"{source} is an encoder alone and draws nothing to judge: leave --scorer out, "
+            "or give the pipeline's folder as --base"
+        )
     scorer = scorer or base.scorer
     judge = load_scorer(scorer, base, [wanted]) if scorer else None
     bars = Bars()

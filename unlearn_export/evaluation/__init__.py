@@ -4,10 +4,9 @@ The report's format is in docs/evaluation.md.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -24,11 +23,13 @@ from ..media import contact_sheet, save_clip, save_image
 from ..phrasing import picture_of
 from ..rates import Rate
 from .asks import Amount, Ask, plan
-from .copyright import copyright_metric, likeness
+from .copyright import copyright_metric
 from .distance import kernel_distance
 from .judge import judge
-from .samples import draw, to_images, with_encoder
+from .samples import batches, to_images, with_encoder
 from .scorer import Features, Scorer, Scores
+from .sight import Judge, Sight
+from .states import drift_of, measure_states
 
 __all__ = [
     "FORMAT",
@@ -40,8 +41,10 @@ __all__ = [
     "Report",
     "Scorer",
     "Scores",
+    "Seen",
     "Size",
     "compare",
+    "compared",
     "evaluate",
     "known_as",
     "picture_files",
@@ -96,6 +99,14 @@ def picture_files(pipeline: str) -> dict[str, str]:
     return {"sheet": f"{pipeline}.png", "before": f"{pipeline}-before.webp", "after": f"{pipeline}-after.webp"}
 
 
+@dataclass(frozen=True)
+class Seen:
+    """One pipeline at one moment: what was seen, and the samples [n, frames, 3, h, w] that a person is shown."""
+
+    sight: Sight
+    shown: Tensor
+
+
 def evaluate(
     base: Base,
     edited: PreTrainedModel | Mapping[str, PreTrainedModel],
@@ -108,7 +119,7 @@ def evaluate(
     features: Features | None = None,
     size: Size | None = None,
     seed: int = 1000,
-    originals: dict[str, Tensor] | None = None,
+    originals: dict[str, Seen] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Draw the erased concepts and all others with the original and with the edited encoder, and let a judge look.
@@ -116,19 +127,22 @@ def evaluate(
     t2v: pipelines that read the same encoder, by name. holdout: concepts that the eraser's kept prompts did not name;
     their accuracy is reported apart. references: protected pictures [m, 3, h, w] in [0, 1], for the copyright metric.
     features: whose vectors the distribution distance compares; the scorer's own by default.
-    originals: what an earlier call with the same arguments, but for ``edited``, drew before; empty at first, it is
+    originals: what an earlier call with the same arguments, but for ``edited``, saw before; empty at first, it is
     filled here, so that several edits of one base share it.
-    Without a scorer only the drift of the text states is reported.
+    Without a scorer the text states alone are measured (see ``states``), and nothing is drawn.
     Raises UsageError where the scorer does not know an erased concept.
     """
     size = size or Size()
+    seats: Mapping[str, PreTrainedModel] = edited if isinstance(edited, Mapping) else {base.seat.name: edited}
+    states = measure_states(base, seats, concepts, holdout=holdout, seed=seed, on_progress=on_progress)
     report = Report(
         scorer=scorer.name if scorer else None,
         seed=seed,
         size=asdict(size),
         holdout=tuple(holdout),
         references=0 if references is None else len(references),
-        drift=drift(base, edited, concepts),
+        drift=drift_of(states) if any(base.seats[name].large for name in seats) else drift(base, seats, concepts),
+        states=states,
         targets=(),
         kinds=tuple(c.kind for c in concepts),
         pipelines={},
@@ -138,7 +152,7 @@ def evaluate(
     targets = [known_as(scorer, base, c) for c in concepts]
     stills = Amount(size.target_images, size.variant_images, size.other_images)
     moving = Amount(size.target_clips, size.variant_clips, size.other_clips)
-    pictures, pipelines = {}, {}
+    judge_of, pictures, pipelines = Judge(scorer, features, references), {}, {}
     for name, pipeline in ({"t2i": base.pipeline} | dict(t2v or {})).items():
         frames = None if name == "t2i" else size.frames
         asks = plan(
@@ -149,40 +163,38 @@ def evaluate(
             seed,
             clips=bool(frames),
         )
-        drawn, seconds = [], []
-        for moment, encoder in (("before", base.encoders), ("after", edited)):
+        shown = _shown(asks, targets)
+        both, seconds = [], []
+        for moment, encoder in (("before", base.encoders), ("after", seats)):
             start = time.perf_counter()
 
             def on_batch(done: int, total: int, label: str = f"{name} {moment}") -> None:
                 if on_progress:
                     on_progress(label, done, total)
 
-            seats: Any = encoder if isinstance(encoder, Mapping) else {base.seat.name: encoder}
             known = (originals or {}).get(name) if moment == "before" else None
             if known is None:
-                known = draw(
-                    with_encoder(pipeline, seats),
+                drawn = batches(
+                    with_encoder(pipeline, encoder),
                     asks,
                     steps=size.steps,
                     frames=frames,
                     guidance=size.guidance,
-                    batch=8 if frames else 32,
                     on_batch=on_batch,
                 )
-            drawn.append(known)
+                known = _seen(judge_of, drawn, shown)
+            both.append(known)
             seconds.append(round(time.perf_counter() - start, 2))
-        both = drawn[0], drawn[1]
         if originals is not None:
-            originals[name] = drawn[0]
-        found = compare(
-            scorer,
+            originals[name] = both[0]
+        found = compared(
             asks,
-            *both,
+            both[0].sight,
+            both[1].sight,
             targets=targets,
             holdout=holdout,
             groups=base.vocabulary.groups,
-            references=references,
-            features=features,
+            whose=getattr(features or scorer, "name", None),
             seed=seed,
         )
         pipelines[name] = replace(
@@ -191,8 +203,7 @@ def evaluate(
             after=replace(found.after, seconds=seconds[1]),
             video=frames is not None,
         )
-        shown = _shown(asks, targets)
-        pictures[name] = ([asks[i] for i in shown], both[0][shown], both[1][shown])
+        pictures[name] = ([asks[i] for i in shown], both[0].shown, both[1].shown)
     return Evaluation(replace(report, targets=tuple(targets), pipelines=pipelines), pictures)
 
 
@@ -210,20 +221,45 @@ def compare(
     seed: int = 0,
 ) -> Compared:
     """Judge the same asks drawn before and after, each [n, frames, 3, h, w]. → one pipeline's part of the report"""
-    moments = [judge(scorer, pixels, asks, targets, holdout=holdout, groups=groups) for pixels in (before, after)]
-    rest = [i for i, a in enumerate(asks) if a.role == "other"]
+    judge_of = Judge(scorer, features, references)
+    sights = [judge_of.look(pixels, asks) for pixels in (before, after)]
+    whose = getattr(features or scorer, "name", None)
+    return compared(asks, *sights, targets=targets, holdout=holdout, groups=groups, whose=whose, seed=seed)
+
+
+def compared(
+    asks: Sequence[Ask],
+    before: Sight,
+    after: Sight,
+    *,
+    targets: Sequence[str],
+    holdout: Sequence[str] = (),
+    groups: Mapping[str, str] | None = None,
+    whose: str | None = None,
+    seed: int = 0,
+) -> Compared:
+    """The same of what was seen. whose: the name of the vectors that the distance compares."""
+    moments = [judge(sight, asks, targets, holdout=holdout, groups=groups) for sight in (before, after)]
     distance = None
-    of: Any = features or scorer
-    if hasattr(of, "features") and rest:
-        vectors = [of.features(x[rest].flatten(0, 1)).unflatten(0, (len(rest), -1)) for x in (before, after)]
-        distance = kernel_distance(vectors[0], vectors[1], seed)
-        distance = distance and replace(distance, features=of.name)
-    asked = [i for i, a in enumerate(asks) if a.role == "direct"]
-    if references is not None and asked and hasattr(scorer, "feature_maps"):
-        products = [likeness(scorer, x[asked].flatten(0, 1), references).product for x in (before, after)]
-        metric = copyright_metric(products)
+    if before.vectors is not None and after.vectors is not None:
+        distance = kernel_distance(before.vectors, after.vectors, seed)
+        distance = distance and replace(distance, features=whose)
+    if before.products is not None and after.products is not None:
+        metric = copyright_metric([before.products, after.products])
         moments = [replace(moment, copyright=value) for moment, value in zip(moments, metric, strict=True)]
     return Compared(moments[0], moments[1], distance)
+
+
+def _seen(judge_of: Judge, drawn: Iterable[tuple[Sequence[Ask], Tensor]], shown: Sequence[int]) -> Seen:
+    """Look at samples as they are drawn, and keep those that are shown. shown: their numbers, in any order."""
+    sights: list[Sight] = []
+    kept: dict[int, Tensor] = {}
+    done = 0
+    for part, pixels in drawn:
+        sights.append(judge_of.look(pixels, part))
+        kept |= {i: pixels[i - done].clone() for i in shown if done <= i < done + len(part)}
+        done += len(part)
+    return Seen(Sight.joined(sights), torch.stack([kept[i] for i in shown]))
 
 
 @torch.no_grad()

@@ -5,32 +5,27 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from ..measured import Moment
 from ..rates import Mean, Rate
 from .asks import VARIANTS, Ask
-from .motion import name_motion, track
-from .scorer import Scorer
+from .sight import Sight
 
 
 def judge(
-    scorer: Scorer,
-    pixels: Tensor,
+    sight: Sight,
     asks: Sequence[Ask],
     targets: Sequence[str],
     *,
     holdout: Sequence[str] = (),
     groups: Mapping[str, str] | None = None,
 ) -> Moment:
-    """Count what the scorer sees. pixels: [n, frames, 3, h, w] in [0, 1]; one frame is a still. → docs/evaluation.md
+    """Count what was seen of the samples that the asks are. → docs/evaluation.md
 
     groups: of each concept; the others that share a target's are its neighbours.
     """
-    frames = pixels.shape[1]
+    frames, concept, style = sight.frames, sight.concept, sight.style
     video = frames > 1
-    scores = scorer.score(pixels.flatten(0, 1))
-    concept, style = scores.concepts_seen(scorer.concepts), scores.styles_seen(scorer.styles)
     # of each sample and frame: was what the prompt asked for seen, its style, and the erased thing, if it asked for that
     right = [[concept[i * frames + f] == a.concept for f in range(frames)] for i, a in enumerate(asks)]
     styled = [[style[i * frames + f] == a.style for f in range(frames)] for i, a in enumerate(asks)]
@@ -65,31 +60,24 @@ def judge(
         },
     }
     rest = [i for i, a in enumerate(asks) if a.role == "other"]
-    return Moment(**counted, **_looks(scorer, pixels, asks, rest, right))
+    return Moment(**counted, **_looks(sight, asks, rest, right))
 
 
-def _looks(
-    scorer: Scorer, pixels: Tensor, asks: Sequence[Ask], rest: list[int], right: list[list[bool]]
-) -> dict[str, Any]:
+def _looks(sight: Sight, asks: Sequence[Ask], rest: list[int], right: list[list[bool]]) -> dict[str, Any]:
     """What is measured on the other concepts and is no count of what is seen."""
-    frames = pixels.shape[1]
-    video = frames > 1
     found: dict[str, Any] = dict.fromkeys(("text_image", "motion", "amount", "consistency"))
     if not rest:
         return found
-    clips = pixels[rest]
-    if hasattr(scorer, "text_image"):
-        prompts = [asks[i].prompt for i in rest for _ in range(frames)]
-        found["text_image"] = Mean.of(scorer.text_image(clips.flatten(0, 1), prompts).tolist())
-    if not video:
+    if sight.text_image is not None:
+        found["text_image"] = Mean.of(sight.text_image)
+    if sight.frames == 1:
         return found
-    tracks = [track(clip) for clip in clips]
-    asked = [(t, asks[i].motion) for t, i in zip(tracks, rest, strict=True) if asks[i].motion]
+    asked = [(motion, asks[i].motion) for motion, i in zip(sight.motion, rest, strict=True) if asks[i].motion]
     if asked:
-        found["motion"] = Rate.of(name_motion(t) == motion for t, motion in asked)
-    found["amount"] = Mean.of(t.change for t in tracks)
-    if hasattr(scorer, "features"):
-        features = F.normalize(scorer.features(clips.flatten(0, 1)), dim=1).unflatten(0, (len(rest), frames))
+        found["motion"] = Rate.of(seen == motion for seen, motion in asked)
+    found["amount"] = Mean.of(sight.change)
+    if sight.features is not None:
+        features = F.normalize(sight.features.flatten(0, 1), dim=1).unflatten(0, (len(rest), sight.frames))
         alike = (features[:, 1:] * features[:, :-1]).sum(2)
         there = torch.tensor([right[i] for i in rest])
         both = there[:, 1:] & there[:, :-1]  # a clip whose object has vanished is not consistent, it is empty

@@ -22,6 +22,7 @@ class Clip(EncoderFamily):
     prefixes = ("text_model.", "")
     stack = "encoder.layers"
     embedding = "embeddings.token_embedding.weight"
+    projection = "text_projection.weight"
 
     @classmethod
     def complete_tokenizer(cls, folder: Path) -> None:

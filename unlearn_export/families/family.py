@@ -27,6 +27,7 @@ class EncoderFamily:
     ``prefixes``: what a stored key may begin with before the canonical name, longest first. ``stack``: the way to the
     list of layers. ``parts``: what the names of the editable linear layers contain. ``embedding``: canonical name of
     the token embedding; ``tied``: other names of the same tensor, which a file may hold in its stead or as well.
+    ``projection``: stored name of the matrix that makes the pooled state a joint one with pictures, "" for none.
     ``causal``: whether a state depends on earlier tokens only. ``contracts``: how pipelines read it, where the table in
     ``families.contracts`` does not say: a plug-in brings its own rows.
     """
@@ -40,6 +41,7 @@ class EncoderFamily:
     parts: ClassVar[Mapping[str, str]] = {"mlp": ".mlp.", "attention": ".self_attn."}
     embedding: ClassVar[str] = "embed_tokens.weight"
     tied: ClassVar[tuple[str, ...]] = ()
+    projection: ClassVar[str] = ""
     depth_field: ClassVar[str] = "num_hidden_layers"
     contracts: ClassVar[tuple[ReaderContract, ...]] = ()
 
@@ -118,6 +120,7 @@ class EncoderFamily:
                 lookup = torch.zeros(int(ids.max()) + 1, dtype=torch.long)
                 lookup[ids] = torch.arange(len(ids))
                 for module, _ in where:
+                    module.padding_idx = None  # type: ignore[assignment]  # it may be no row that is there
                     module.register_forward_pre_hook(lambda _m, args, lookup=lookup: (lookup[args[0]], *args[1:]))
             filled = nn.Parameter(tensor.to(dtype, copy=True), requires_grad=False)
             for module, name in where:
