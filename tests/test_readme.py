@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tiny_pipelines
 from click.testing import CliRunner
 from serving_client import running
 
@@ -39,6 +40,7 @@ SMALL = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where all blocks run, one after the other."""
     path = tmp_path_factory.mktemp("readme")
+    tiny_pipelines.save_like_hub(tiny_pipelines.PIPELINES["WanPipeline"](), path / "wan", shards=2)
     with contextlib.chdir(path):
         yield path
 
@@ -60,6 +62,11 @@ def run(words: list[str]) -> None:
         small = ["--no-evaluate", "-O", "steps=60"]  # the artifact that the later commands take, with its graph
     if "few-shot" in words:
         small = ["--no-onnx", "-O", "steps=2", *LITTLE]  # to be compared, so it is measured
+    if "./wan" in words:
+        small = {
+            "erase": ["-O", "keep=0", "-O", "steps=10"],
+            "generate": ["--width", "16", "--height", "16", "--steps", "2"],
+        }.get(words[1], [])
     done = CliRunner().invoke(main, [*words[1:], *small])
     assert done.exit_code == 0, (words, done.output, done.exception)
 
