@@ -171,6 +171,11 @@ def create_app(
             if value > most:
                 unit = " characters" if "prompt" in what else " pixels" if what == "size" else ""
                 raise Refused(400, "limit_exceeded", f"{what} is {value:g}{unit}: the most is {most:g}")
+        step, rest = known[model].get("frame_rule") or (1, 0)
+        if frames % step != rest % step:
+            below = (frames - rest) // step * step + rest
+            near = " or ".join(str(n) for n in (below, below + step) if n > 0)
+            raise Refused(400, "invalid_frames", f"num_frames is {frames}: this pipeline draws {near}")
         multiple = known[model]["multiple_of"]
         if width % multiple or height % multiple:
             raise Refused(400, "invalid_size", f"size is {width}x{height}: both sides must be multiples of {multiple}")

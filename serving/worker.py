@@ -230,7 +230,10 @@ def _painter(settings: Settings, device: str) -> Any:
     logging.getLogger("torch").setLevel(logging.ERROR)
     from .painter import Painter
 
-    return Painter(settings, device)
+    painter = Painter(settings, device)
+    for words in painter.uncovered:
+        print(f"warning: not covered by the edit: {words}", file=sys.stderr, flush=True)
+    return painter
 
 
 if __name__ == "__main__":
