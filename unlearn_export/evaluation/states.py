@@ -18,7 +18,7 @@ from ..states import Gap, ReaderStates, SeatStates, Shares, States, Worst
 from ..streaming import original
 from .wordings import MOST, OTHERS, Wording, wordings
 
-WORK = 2e13  # multiplications that one reader's measuring may take, about: minutes on two cores
+WORK = 2e13  # multiplications that one reader's measuring may take, about: up to half an hour on two cores
 ROOM = 500_000_000  # bytes that the states of one batch may take, about
 
 OnProgress = Callable[[str, int, int], None]  # what is being read, prompts done, in all
