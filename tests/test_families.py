@@ -172,7 +172,7 @@ def test_two_encoders_are_edited_each_or_both(sdxl: Path) -> None:
     base, quick = load_base(sdxl), Anchor(steps=10, batch=4, pool=16, keep=0.0)
     assert list(base.seats) == ["text_encoder", "text_encoder_2"]
     both = erase(base, [PIZZA], quick)
-    assert list(both.edit.tensors) == list(both.recipe["seats"]) == ["text_encoder", "text_encoder_2"]
+    assert list(both.edit.tensors) == list(both.recipe.seats) == ["text_encoder", "text_encoder_2"]
     one = erase(base, [PIZZA], quick, seats=["text_encoder_2"])
     assert list(one.edit.tensors) == ["text_encoder_2"]
     with pytest.raises(UsageError, match="has no text_encoder_9: its encoders are text_encoder, text_encoder_2"):
