@@ -1,0 +1,58 @@
+"""Write the trained components where the package ships them: one stock WanPipeline folder and a second denoiser."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+TOKENIZER = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
+
+
+def scheduler(shift: float = 3.0) -> FlowMatchEulerDiscreteScheduler:
+    """The sampler: shift crowds its few steps at the noisy end."""
+    return FlowMatchEulerDiscreteScheduler(shift=shift)
+
+
+def assemble(
+    vae: AutoencoderKLWan,
+    encoder: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    transformer: WanTransformer3DModel,
+) -> WanPipeline:
+    pipeline = WanPipeline(
+        tokenizer=tokenizer, text_encoder=encoder, vae=vae, transformer=transformer, scheduler=scheduler()
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def package_encoder(root: Path, encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """In full precision: this one gets edited and measured."""
+    encoder.save_pretrained(root / "text_encoder")
+    tokenizer.save_pretrained(root / "tokenizer")
+    _rename_tokenizer(root / "tokenizer" / "tokenizer_config.json")
+
+
+def package(
+    root: Path,
+    vae: AutoencoderKLWan,
+    encoder: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    transformer: WanTransformer3DModel,
+    second: WanTransformer3DModel | None,
+) -> None:
+    """Denoisers and autoencoder in half precision; stock loading widens them again."""
+    package_encoder(root, encoder, tokenizer)
+    pipeline = assemble(vae, encoder, tokenizer, transformer)
+    pipeline.save_config(root)  # model_index.json
+    _rename_tokenizer(root / "model_index.json")
+    pipeline.scheduler.save_pretrained(root / "scheduler")
+    for name, part in (("vae", vae), ("transformer", transformer), ("transformer-b", second)):
+        if part is not None:
+            part.to(torch.float16).save_pretrained(root / name)
+
+
+def _rename_tokenizer(path: Path) -> None:
+    path.write_text(path.read_text().replace('"TokenizersBackend"', json.dumps(TOKENIZER)))
