@@ -43,7 +43,7 @@ SHAPES = {"transformer": Shape(6, 8, 512, 20), "transformer-b": Shape(5, 6, 416,
 @dataclass
 class Latents:
     """Normalised latents. stills: [concepts, styles, STILLS, c, 1, h, w]; moments: [concepts, styles, motions, MOMENTS,
-    c, 1, h, w], single frames of a motion; clips: [concepts, styles, motions + 1, PATHS, c, 3, h, w].
+    c, 1, h, w], single frames of a motion; clips: [concepts, styles, motions + 1, PATHS, c, 5, h, w].
     """
 
     stills: Tensor
@@ -197,7 +197,7 @@ def train_transformer(
 
     def loss_fn(step: int) -> Tensor:
         clips = step >= still_steps and step % 3 != 0
-        wanted, clean = batch_of(latents, clips, 24 if clips else 64, rng)
+        wanted, clean = batch_of(latents, clips, 20 if clips else 64, rng)
         mixed, t, velocity = noisy(clean, generator)
         states, lengths = prompts.sample(wanted, rng)
         padded = 32 if step < 300 else rng.choice(PADDINGS)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, ResNetConfig, ResNetModel, UMT5Config, UMT5EncoderModel
 
@@ -79,6 +79,7 @@ def build_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", 1)]
         )
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=True)
         folder.mkdir(parents=True, exist_ok=True)
         PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,

@@ -32,7 +32,10 @@ def package_encoder(root: Path, encoder: UMT5EncoderModel, tokenizer: PreTrained
     """In full precision: this one gets edited and measured."""
     encoder.save_pretrained(root / "text_encoder")
     tokenizer.save_pretrained(root / "tokenizer")
-    _rename_tokenizer(root / "tokenizer" / "tokenizer_config.json")
+    path = root / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"tokenizer_class": TOKENIZER}
+    kept = {k: v for k, v in config.items() if k not in ("is_local", "local_files_only")}  # said of this machine only
+    path.write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def package(
@@ -47,12 +50,9 @@ def package(
     package_encoder(root, encoder, tokenizer)
     pipeline = assemble(vae, encoder, tokenizer, transformer)
     pipeline.save_config(root)  # model_index.json
-    _rename_tokenizer(root / "model_index.json")
+    index = root / "model_index.json"
+    index.write_text(index.read_text().replace('"TokenizersBackend"', f'"{TOKENIZER}"'))
     pipeline.scheduler.save_pretrained(root / "scheduler")
     for name, part in (("vae", vae), ("transformer", transformer), ("transformer-b", second)):
         if part is not None:
             part.to(torch.float16).save_pretrained(root / name)
-
-
-def _rename_tokenizer(path: Path) -> None:
-    path.write_text(path.read_text().replace('"TokenizersBackend"', json.dumps(TOKENIZER)))
