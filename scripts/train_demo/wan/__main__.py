@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps of the stages in --only, in place of the recipe's")
     parser.add_argument("--no-package", action="store_true", help="train only; write nothing under --out")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="compile the denoisers' blocks: needs a C++ compiler")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -36,11 +37,13 @@ def main() -> None:
 
     sprites = load_sprites(args.work)
     text, tokenizer = encoder.train_encoder(sprites, args.work, steps("encoder"), args.device)
-    vae = autoencoder.train_autoencoder(sprites, args.work, steps("autoencoder"), args.device)
+    vae = autoencoder.train_autoencoder(sprites, args.work, steps("autoencoder"), 1500, args.device)
     latents = denoiser.encode_all(vae, sprites, args.work)
     prompts = denoiser.Prompts(text, tokenizer)
     trained = {
-        name: denoiser.train_transformer(name, prompts, latents, args.work, steps(name), 1500, args.device)
+        name: denoiser.train_transformer(
+            name, prompts, latents, args.work, steps(name), 1500, args.device, args.compile
+        )
         for name in denoiser.SHAPES
     }
     vae = autoencoder.train_decoder(vae, sprites, args.work, steps("decoder"), args.device)

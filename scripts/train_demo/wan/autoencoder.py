@@ -68,6 +68,25 @@ def flat_convolutions() -> Iterator[None]:
         WanCausalConv3d.forward = before
 
 
+@torch.no_grad()
+def separate_frames(model: AutoencoderKLWan) -> None:
+    """Let what joins two frames and what parts them start unlike for the two: from a symmetric start they stay a mean.
+
+    Half of the encoder's channels come from either frame; the decoder's frames read opposite mixtures.
+    """
+    join = model.encoder.down_blocks[0].downsampler.time_conv
+    same = torch.eye(join.in_channels)
+    odd = torch.arange(join.in_channels) % 2 == 1
+    join.weight.zero_()
+    join.weight[odd, :, 1, 0, 0] = same[odd]
+    join.weight[~odd, :, 2, 0, 0] = same[~odd]
+    part = model.decoder.up_blocks[1].upsampler.time_conv
+    width = part.in_channels
+    mixture = 0.4 * torch.randn(width, width, generator=torch.Generator().manual_seed(3)) / width**0.5
+    part.weight.zero_()
+    part.weight[:, :, 2, 0, 0] = torch.cat([torch.eye(width) + mixture, torch.eye(width) - mixture])
+
+
 def new_autoencoder() -> AutoencoderKLWan:
     """Random weights that treat a clip frame by frame: the convolutions' past starts at zero and is learned."""
     torch.manual_seed(0)
@@ -86,13 +105,11 @@ def new_autoencoder() -> AutoencoderKLWan:
         patch_size=2,
     )
     with torch.no_grad():
-        for name, module in model.named_modules():
+        for module in model.modules():
             if isinstance(module, WanCausalConv3d) and module.kernel_size[0] == 3:
                 module.weight[:, :, :2] *= 0.1
                 module.weight[:, :, 2] *= math.sqrt(3)
-                if name.endswith("time_conv"):
-                    same = torch.eye(module.in_channels).repeat(module.out_channels // module.in_channels, 1)
-                    module.weight[:, :, 2, 0, 0] = same + 0.1 * module.weight[:, :, 2, 0, 0]
+    separate_frames(model)
     for p in model.parameters():
         if p.ndim == 5:
             p.data = p.data.to(memory_format=torch.channels_last_3d)
@@ -100,14 +117,17 @@ def new_autoencoder() -> AutoencoderKLWan:
 
 
 def reconstruction(decoded: Tensor, pixels: Tensor) -> Tensor:
-    """Absolute and squared error, and the error of edges. White paper is easy: the drawing counts fourfold.
+    """Absolute and squared error, and the error of edges and of what changes from frame to frame.
 
-    decoded, pixels: [n, 3, frames, h, w]
+    White paper is easy: the drawing counts fourfold. decoded, pixels: [n, 3, frames, h, w]
     """
     drawn = 1 + 3 * (pixels.amin(1, keepdim=True) < 0.98)
     error = (decoded - pixels) * drawn
-    edges = sum((F.l1_loss(decoded.diff(dim=d), pixels.diff(dim=d)) for d in (3, 4)), pixels.new_zeros(()))
-    return error.abs().mean() + error.pow(2).mean() + edges
+    loss = error.abs().mean() + error.pow(2).mean()
+    for d, weight in ((2, 2.0), (3, 1.0), (4, 1.0)):
+        if pixels.shape[d] > 1:
+            loss = loss + weight * F.l1_loss(decoded.diff(dim=d), pixels.diff(dim=d))
+    return loss
 
 
 def unclamped(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
@@ -120,14 +140,14 @@ def unclamped(model: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 
 def train_autoencoder(
-    sprites: Sprites, folder: Path, steps: int, device: str = "cpu", stills: int = 20, clips: int = 4
+    sprites: Sprites, folder: Path, steps: int, still_steps: int, device: str = "cpu", stills: int = 20, clips: int = 4
 ) -> AutoencoderKLWan:
-    """Stills three times in four at first, later one time in four."""
+    """Stills three times in four for ``still_steps``, then one time in five."""
     model = new_autoencoder().to(device)
     generator, rng = torch.Generator().manual_seed(1), random.Random(1)
 
     def loss_fn(step: int) -> Tensor:
-        moving = (step % 4 == 3) if step < steps * 0.4 else (step % 4 != 3)
+        moving = step % 4 == 3 if step < still_steps else step % 5 != 4
         if moving:
             pixels = random_clips(sprites, clips, generator, rng)
         else:

@@ -114,7 +114,7 @@ def table(answers: list[Answer]) -> dict[str, Any]:
         hits = [(q[at], answer == q[at]) for q, *a in answers for answer in ([a[2]] if at == 3 else a[at - 1])]
         if answers[0][0][at]:
             found[key] = rate([hit for _, hit in hits])
-            found[f"by_{key}"] = {n: rate([hit for name, hit in hits if name == n]) for n in names}
+            found[f"by_{key}"] = {n: rate([hit for name, hit in hits if name == n]) for n in names if n in dict(hits)}
     return found
 
 
