@@ -22,7 +22,9 @@ def main() -> None:
         "--out", type=Path, default=ROOT / "unlearn_export" / "demo" / "wan", help="where the package ships from"
     )
     parser.add_argument("--only", choices=STAGES, action="append", help="train these stages; load the others")
-    parser.add_argument("--steps", type=int, help="steps of the stages in --only, in place of the recipe's")
+    parser.add_argument(
+        "--steps", type=int, help="steps of the stages in --only, in place of the recipe's; 0: package what there is"
+    )
     parser.add_argument("--no-package", action="store_true", help="train only; write nothing under --out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="compile the denoisers' blocks: needs a C++ compiler")
@@ -33,7 +35,7 @@ def main() -> None:
     def steps(stage: str) -> int:
         if args.only and stage not in args.only:
             return 0  # load the newest checkpoint
-        return args.steps or STAGES[stage]
+        return STAGES[stage] if args.steps is None else args.steps
 
     sprites = load_sprites(args.work)
     text, tokenizer = encoder.train_encoder(sprites, args.work, steps("encoder"), args.device)

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 TOKENIZER = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
 
 
-def scheduler(shift: float = 3.0) -> FlowMatchEulerDiscreteScheduler:
-    """The sampler: shift crowds its few steps at the noisy end."""
-    return FlowMatchEulerDiscreteScheduler(shift=shift)
+def scheduler() -> UniPCMultistepScheduler:
+    """Wan's own sampler. The shift crowds its few steps at the noisy end."""
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
 def assemble(
