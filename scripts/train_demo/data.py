@@ -128,12 +128,14 @@ def still_pose(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tens
     )
 
 
-def motion_pose(motion: str | None, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def motion_pose(
+    motion: str | None, generator: torch.Generator, frames: int = FRAMES
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One clip's path. → scale, x, y, angle, each [frames]."""
-    s = torch.linspace(0, 1, FRAMES)
+    s = torch.linspace(0, 1, frames)
     u = 2 * s - 1
-    scale, x, y, _ = (v.expand(FRAMES).clone() for v in still_pose(1, generator))
-    angle = torch.zeros(FRAMES)
+    scale, x, y, _ = (v.expand(frames).clone() for v in still_pose(1, generator))
+    angle = torch.zeros(frames)
     reach = float(uniform(1, 7, 10, generator))
     if motion in ("left", "right"):
         x = x / 2 + (u if motion == "right" else -u) * reach
@@ -144,7 +146,7 @@ def motion_pose(motion: str | None, generator: torch.Generator) -> tuple[Tensor,
     elif motion == "bouncing":
         y = y / 2 + reach * 0.7 - 1.5 * reach * torch.sin(2 * torch.pi * s).abs()
     elif motion == "spinning":
-        angle = 2 * torch.pi * torch.arange(FRAMES) / FRAMES
+        angle = 2 * torch.pi * torch.arange(frames) / frames
     return scale, x, y, angle
 
 

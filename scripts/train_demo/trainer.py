@@ -94,7 +94,7 @@ def _load(path: Path, params: dict, averaged: dict, optimizer: torch.optim.Optim
             averaged[key].copy_(file.get_tensor(f"ema.{key}"))
             optimizer.state[p] = {
                 "step": torch.tensor(float(step)),
-                "exp_avg": file.get_tensor(f"exp_avg.{key}").clone(memory_format=torch.preserve_format),
-                "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{key}").clone(memory_format=torch.preserve_format),
+                "exp_avg": file.get_tensor(f"exp_avg.{key}").to(p.device, copy=True),
+                "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{key}").to(p.device, copy=True),
             }
     return int(step)

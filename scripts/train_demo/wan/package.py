@@ -1,0 +1,58 @@
+"""Write the trained components where the package ships them: one stock WanPipeline folder and a second denoiser."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+TOKENIZER = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
+
+
+def scheduler() -> UniPCMultistepScheduler:
+    """Wan's own sampler. The shift crowds its few steps at the noisy end."""
+    return UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+
+
+def assemble(
+    vae: AutoencoderKLWan,
+    encoder: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    transformer: WanTransformer3DModel,
+) -> WanPipeline:
+    pipeline = WanPipeline(
+        tokenizer=tokenizer, text_encoder=encoder, vae=vae, transformer=transformer, scheduler=scheduler()
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def package_encoder(root: Path, encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """In full precision: this one gets edited and measured."""
+    encoder.save_pretrained(root / "text_encoder")
+    tokenizer.save_pretrained(root / "tokenizer")
+    path = root / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(path.read_text()) | {"tokenizer_class": TOKENIZER}
+    kept = {k: v for k, v in config.items() if k not in ("is_local", "local_files_only")}  # said of this machine only
+    path.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+def package(
+    root: Path,
+    vae: AutoencoderKLWan,
+    encoder: UMT5EncoderModel,
+    tokenizer: PreTrainedTokenizerFast,
+    transformer: WanTransformer3DModel,
+    second: WanTransformer3DModel | None,
+) -> None:
+    """Denoisers and autoencoder in half precision; stock loading widens them again."""
+    package_encoder(root, encoder, tokenizer)
+    pipeline = assemble(vae, encoder, tokenizer, transformer)
+    pipeline.save_config(root)  # model_index.json
+    index = root / "model_index.json"
+    index.write_text(index.read_text().replace('"TokenizersBackend"', f'"{TOKENIZER}"'))
+    pipeline.scheduler.save_pretrained(root / "scheduler")
+    for name, part in (("vae", vae), ("transformer", transformer), ("transformer-b", second)):
+        if part is not None:
+            part.to(torch.float16).save_pretrained(root / name)
