@@ -157,7 +157,7 @@ def main() -> None:
         "guidance": demo.GUIDANCE,
         "seeds_per_concept_and_style": args.seeds,
         "first_seed": SEED,
-        "bytes": sum(f.stat().st_size for f in demo.ROOT.rglob("*.safetensors")),
+        "bytes": sum(f.stat().st_size for f in demo.weight_files()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "seconds": seconds(),
         "real_pictures": real(args.work),

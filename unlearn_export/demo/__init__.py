@@ -45,6 +45,11 @@ PROFILE = Profile(
 )
 
 
+def weight_files() -> list[Path]:
+    """The weights of these pipelines and of their scorer; the small Wan beside them is a base of its own."""
+    return [f for f in sorted(ROOT.rglob("*.safetensors")) if f.relative_to(ROOT).parts[0] != "wan"]
+
+
 def load(name: str, text_encoder: "PreTrainedModel | None" = None) -> "DiffusionPipeline":
     """A demo pipeline in float32: ``t2i``, ``t2v-motion`` or ``t2v-unet3d``.
 
