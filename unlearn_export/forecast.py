@@ -9,7 +9,7 @@ import torch
 
 from .base import Base, Seat
 from .errors import UnlearnExportError
-from .families.contracts import CONTRACTS, ReaderContract
+from .families.contracts import CONTRACTS, ReaderContract, differences
 
 GIB = 2**30
 
@@ -42,17 +42,11 @@ class SeatForecast:
     unedited: tuple[str, ...]
 
 
-def mode(contract: ReaderContract) -> tuple[Any, ...]:
-    """What makes two readers one for a fit of the first layers: the same ids, mask and positions."""
-    return contract.template, contract.crop, contract.mask, contract.padding, contract.reads, contract.specials
-
-
 def reach(seat: Seat) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """(covered, uncovered, unedited) of a seat, as in ``SeatForecast``."""
-    known = {mode(c) for c in seat.contracts}
     weights = {w for c in seat.contracts for w in c.weights}
     mates = [c for c in CONTRACTS if weights & set(c.weights) and seat.family.name in _families(c)]
-    covered = [c for c in mates if mode(c) in known]
+    covered = [c for c in mates if any(not differences(known, c) for known in seat.contracts)]
     names = dict.fromkeys(c.pipelines[0] for c in covered)
     uncovered = dict.fromkeys(c.pipelines[0] for c in mates if c.pipelines[0] not in names)
     unedited = dict.fromkeys(path for c in seat.contracts for path in c.unedited)

@@ -76,6 +76,11 @@ def theirs(kind: str) -> dict[str, Callable[[], Any]]:
     return {name: loader for name, loader in found(kind).items() if name not in OURS[kind]}
 
 
+def is_embedded(source: str) -> bool:
+    """Whether a plug-in makes this base: it is a name such as "demo", or one with more behind a colon."""
+    return source.partition(":")[0] in found("bases")
+
+
 def load(kind: str, name: str) -> Any:
     """The part itself. Raises KeyError for an unknown name, UnlearnExportError where a foreign one cannot be imported."""
     return found(kind)[name]()

@@ -7,6 +7,7 @@ import click
 
 from ..concept import KINDS, Concept
 from ..errors import UsageError
+from ..plugins import is_embedded
 from .common import (
     SEED,
     Bars,
@@ -91,7 +92,7 @@ def erase(
         raise UsageError("nothing to erase: name a concept, such as pizza, or give a --plan")
     if aliases and len(concepts) > 1:
         raise UsageError("--alias belongs to one concept: erase several with a call each, or leave it out")
-    if revision and (source == "demo" or Path(source).is_dir()):
+    if revision and (is_embedded(source) or Path(source).is_dir()):
         raise UsageError(f"--revision belongs to a Hub id, and {source} is none: leave it out")
     from ..artifact import check_free
 

@@ -7,6 +7,7 @@ import click
 
 from ..concept import KINDS, Concept
 from ..errors import UsageError
+from ..plugins import is_embedded
 from .common import (
     SEED,
     Bars,
@@ -56,7 +57,7 @@ def identify(
     Example: unlearn-export identify pizza --base demo -o known
     """
     wanted = Concept(concept, kind, aliases)
-    if revision and (source == "demo" or Path(source).is_dir()):
+    if revision and (is_embedded(source) or Path(source).is_dir()):
         raise UsageError(f"--revision belongs to a Hub id, and {source} is none: leave it out")
     quiet_libraries()
     from ..base import load_base

@@ -187,11 +187,14 @@ class _Fit:
     def _states(self, tokens: Tokens, contract: ReaderContract) -> Tensor:
         return self.family.residual(self.model, tokens.to(self.device), contract.mask, self.depth)
 
-    def _loss(self, reading: _Reading, i: Tensor, j: Tensor) -> Tensor:
-        """i: rows about the concepts, j: rows about other things. 1 where nothing has moved, in units of the way to go."""
+    def _loss(self, reading: _Reading, i: Tensor, j: Tensor, *, whole: bool = False) -> Tensor:
+        """i: rows about the concepts, j: rows about other things. 1 where nothing has moved, in units of the way to go.
+
+        whole: at every position (see ``_length``).
+        """
         rows = torch.cat([i, self.pool + j])
         tokens, fit = reading.tokens[rows], reading.fit[rows]
-        length = self._length(tokens, reading)
+        length = tokens.ids.shape[1] if whole else self._length(tokens, reading)
         tokens, fit = tokens.cut(length), fit[:, :length].to(self.device)
         error = (self._states(tokens, reading.contract) - reading.wanted[rows, :length]).square().mean(-1)
         parts = [(error[s] * fit[s]).sum() / fit[s].sum() for s in (slice(len(i)), slice(len(i), None))]
@@ -219,15 +222,7 @@ class _Fit:
     @torch.no_grad()
     def _check(self) -> float:
         """The loss on rows that no step has seen, padding and all, over every reading."""
-        found = 0.0
-        for reading in self.readings:
-            rows = torch.cat([self.apart[0], self.pool + self.apart[1]])
-            i = len(self.apart[0])
-            tokens, fit, wanted = reading.tokens[rows], reading.fit[rows].to(self.device), reading.wanted[rows]
-            error = (self._states(tokens, reading.contract) - wanted).square().mean(-1)
-            parts = [(error[s] * fit[s]).sum() / fit[s].sum() for s in (slice(i), slice(i, None))]
-            found += float((parts[0] + self.method.keep * parts[1]) / reading.way)
-        return found / len(self.readings)
+        return sum(float(self._loss(r, *self.apart, whole=True)) for r in self.readings) / len(self.readings)
 
     def run(self, tell: Callable[[int, int, float], None]) -> tuple[dict[str, Tensor], tuple[float, float]]:
         """→ the changed tensors by stored name in their stored dtype, and the first and the best loss"""

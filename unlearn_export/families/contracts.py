@@ -81,6 +81,7 @@ class ReaderContract:
         return not (self.bidirectional or self.architectures[0].endswith("T5EncoderModel"))
 
 
+_READ = ("mask", "all")  # who reads all positions reads those under the mask
 T5_XXL = ("google/t5-v1_1-xxl",)
 UMT5_XXL = ("google/umt5-xxl",)
 CLIP_L = ("openai/clip-vit-large-patch14",)
@@ -668,6 +669,21 @@ def contracts_of(pipeline: str) -> tuple[ReaderContract, ...]:
 def readers_of(architecture: str) -> tuple[ReaderContract, ...]:
     """Every contract in whose seat this transformers class sits. Whether the weights are the same is another matter."""
     return tuple(contract for contract in contracts() if architecture in contract.architectures)
+
+
+def differences(known: ReaderContract, row: ReaderContract) -> list[str]:
+    """In what a way of reading goes beyond the one that an edit was fitted to."""
+    # of a causal encoder padded on the right no word sees the padding, masked or not
+    same_mask = known.mask == row.mask or (row.causal and row.padding == "right" and row.reads == "mask")
+    return [
+        what
+        for what, same in (
+            ("template", known.template == row.template),
+            ("mask", same_mask),
+            ("span of positions", _READ.index(known.reads) >= _READ.index(row.reads)),
+        )
+        if not same
+    ]
 
 
 def nearest(pipeline: str) -> str:

@@ -21,7 +21,7 @@ from ..artifact import read_json
 from ..base import read_index
 from ..errors import EncoderError, UnlearnExportError, UsageError
 from ..families import family_of
-from ..families.contracts import ReaderContract, contracts_of, nearest
+from ..families.contracts import ReaderContract, contracts_of, differences, nearest
 from ..loading import one_line, quiet
 from ..plugins import found
 from ..weights import INDEX, SINGLE
@@ -29,7 +29,6 @@ from .dropin import Facts, check_drop_in, named_tables, table_of
 from .encoders import CLASSES, HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
 
 Source: TypeAlias = str | Path | PreTrainedModel
-READ = ("mask", "all")  # who reads all positions reads those under the mask
 
 
 @dataclass(frozen=True)
@@ -270,29 +269,14 @@ def _reading(encoder: Edited, row: ReaderContract, kind: str) -> list[str]:
         for known in contracts_of(name)
         if encoder.facts.kind in known.architectures
     ]
-    if fitted and not any(not _differences(known, row) for known in fitted):
+    if fitted and not any(not differences(known, row) for known in fitted):
         names = ", ".join(dict.fromkeys(known.pipelines[0] for known in fitted))
-        what = " and ".join(min((_differences(known, row) for known in fitted), key=lambda d: len(list(d))))
+        what = " and ".join(min((differences(known, row) for known in fitted), key=lambda d: len(list(d))))
         paths.append(f"{row.seat}: the edit was fitted as {names} reads, and a {kind} reads with another {what}")
     table = family_of(encoder.facts.kind).embedding
     if row.embedding and not any(key.endswith(table) for key in encoder.about.get("changed", ())):
         paths.append(f"{row.seat}: the raw word embeddings (hidden_states[0]), which an edit of layers does not reach")
     return paths
-
-
-def _differences(known: ReaderContract, row: ReaderContract) -> list[str]:
-    """In what a way of reading goes beyond the one that an edit was fitted to."""
-    # of a causal encoder padded on the right no word sees the padding, masked or not
-    same_mask = known.mask == row.mask or (row.causal and row.padding == "right" and row.reads == "mask")
-    return [
-        what
-        for what, same in (
-            ("template", known.template == row.template),
-            ("mask", same_mask),
-            ("span of positions", READ.index(known.reads) >= READ.index(row.reads)),
-        )
-        if not same
-    ]
 
 
 def _names(words: str) -> list[str]:
