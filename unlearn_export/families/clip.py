@@ -23,6 +23,7 @@ class Clip(EncoderFamily):
     stack = "encoder.layers"
     embedding = "embeddings.token_embedding.weight"
     projection = "text_projection.weight"
+    down = "mlp.fc2"
 
     @classmethod
     def complete_tokenizer(cls, folder: Path) -> None:

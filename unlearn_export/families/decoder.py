@@ -24,6 +24,7 @@ class Llama(EncoderFamily):
     architectures: ClassVar[tuple[str, ...]] = ("LlamaModel", "LlamaForCausalLM")
     text_class = LlamaModel
     causal = True
+    down: ClassVar[str] = "mlp.down_proj"
     prefixes = LAYOUTS
 
 
@@ -53,6 +54,7 @@ class Gemma2(Llama):
     name = "gemma2"
     architectures: ClassVar[tuple[str, ...]] = ("Gemma2Model", "Gemma2ForCausalLM")
     text_class = Gemma2Model
+    down = ""
 
 
 class Gemma3(Gemma2):

@@ -28,7 +28,8 @@ class EncoderFamily:
     list of layers. ``parts``: what the names of the editable linear layers contain. ``embedding``: canonical name of
     the token embedding; ``tied``: other names of the same tensor, which a file may hold in its stead or as well.
     ``projection``: stored name of the matrix that makes the pooled state a joint one with pictures, "" for none.
-    ``causal``: whether a state depends on earlier tokens only. ``contracts``: how pipelines read it, where the table in
+    ``down``: of each layer the linear one whose answer is added to the residual stream as it is, "" where a norm comes
+    between. ``causal``: whether a state depends on earlier tokens only. ``contracts``: how pipelines read it, where the table in
     ``families.contracts`` does not say: a plug-in brings its own rows.
     """
 
@@ -42,6 +43,7 @@ class EncoderFamily:
     embedding: ClassVar[str] = "embed_tokens.weight"
     tied: ClassVar[tuple[str, ...]] = ()
     projection: ClassVar[str] = ""
+    down: ClassVar[str] = ""
     depth_field: ClassVar[str] = "num_hidden_layers"
     contracts: ClassVar[tuple[ReaderContract, ...]] = ()
 

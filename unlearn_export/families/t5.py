@@ -22,6 +22,7 @@ class T5(EncoderFamily):
     embedding = "shared.weight"
     tied: ClassVar[tuple[str, ...]] = ("encoder.embed_tokens.weight",)
     depth_field = "num_layers"
+    down = "DenseReluDense.wo"
 
 
 class UMT5(T5):
