@@ -16,7 +16,13 @@ from .common import base_option, folder_argument, json_option, main, print_resul
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The model repository's folder.")
 @json_option
 def export(
-    folder: Path, source: str | None, limit_gb: float, layout: str | None, out: Path | None, as_json: bool
+    folder: Path,
+    source: str | None,
+    config: str | None,
+    limit_gb: float,
+    layout: str | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Export an artifact's encoder to ONNX again, gated by parity with torch.
 
@@ -38,7 +44,7 @@ def export(
         print_result({"path": str(model)}, as_json, lambda: str(model))
         return
     artifact.verify()
-    done = export_stage(artifact, source, int(limit_gb * 1e9))
+    done = export_stage(artifact, source, int(limit_gb * 1e9), config=config)
     result = {"path": str(done.path), "max_abs_diff": done.max_abs_diff, "opset": done.opset, "bytes": done.size}
     print_result(
         result, as_json, lambda: f"{done.path}: {done.size:,} bytes, max |Δ| from torch {done.max_abs_diff:.1e}"
