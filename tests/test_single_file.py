@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_pipelines import PIPELINES, clip, clip_tokenizer, draw, save_like_hub, t5, t5_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from unlearn_export.artifact import Artifact
 from unlearn_export.base import Base, load_base
 from unlearn_export.cli import main
 from unlearn_export.concept import Concept
@@ -115,6 +116,11 @@ def test_the_layer_that_stable_diffusion_2_skips_stays_in_the_file(tmp_path: Pat
     file = original_layout.write(held | skipped | projection, tmp_path / "v2.safetensors")
     base = load_base(file, config=folder)
     assert len(skipped) == 12 and equal(tensors(base, "text_encoder"), tensors(load_base(folder), "text_encoder"))
+    artifact = build(base, [MICKEY], QUICK, tmp_path / "out", onnx=False)
+    run("export", artifact.path, "--single-file", file, "-o", tmp_path / "new.safetensors")
+    after = load_file(tmp_path / "new.safetensors")
+    assert all(torch.equal(after[k], t) for k, t in (skipped | projection).items())
+    assert any(not torch.equal(after[k], t) for k, t in held.items()), "the control"
 
 
 @pytest.mark.parametrize(
@@ -308,6 +314,68 @@ def test_a_config_reaches_nothing_outside_the_cache(sd: tuple[Path, Path], tmp_p
     assert not list((tmp_path / "cache").rglob("secret.json"))
 
 
+def test_a_checkpoint_gets_its_edited_encoders_back(both: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, file = both
+    base = load_base(file, config=folder)
+    artifact = build(base, [MICKEY], QUICK, tmp_path / "out", onnx=False)
+    target = tmp_path / "edited.safetensors"
+    done = run("export", artifact.path, "--single-file", file, "-o", target, "--json")
+    altered = json.loads(done)["tensors"]
+    before, after = load_file(file), load_file(target)
+    assert before.keys() == after.keys() and altered
+    assert sorted(k for k in before if not torch.equal(before[k], after[k])) == altered
+    assert all("cond_stage_model" in k or "conditioner" in k for k in altered)
+    edited = load_base(target, config=folder)
+    for seat, encoder in read_encoders(base, artifact).items():
+        family = base.seats[seat].family
+        theirs = {family.canonical(k): t for k, t in encoder.state_dict().items()}
+        ours = {family.canonical(k): t for k, t in edited.encoders[seat].state_dict().items()}
+        assert equal(ours, theirs)
+    # the folder's artifact fits the file as well, since its encoders are the same
+    other = build(load_base(folder), [MICKEY], QUICK, tmp_path / "of-folder", onnx=False)
+    run("export", other.path, "--single-file", file, "-o", tmp_path / "same.safetensors")
+    assert (tmp_path / "same.safetensors").read_bytes() == target.read_bytes()
+    with pytest.raises(AssertionError, match="exists already"):
+        run("export", artifact.path, "--single-file", file, "-o", target)
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_an_encoder_alone_comes_back_too(tmp_path: Path) -> None:
+    folder = save_like_hub(PIPELINES["FluxPipeline"](), tmp_path / "flux")
+    clip_l, t5xxl = tmp_path / "clip_l.safetensors", tmp_path / "t5xxl.safetensors"
+    held = original_layout.clip(load_file(folder / "text_encoder/model.safetensors"), "")
+    original_layout.write(held | {"logit_scale": torch.tensor(4.6)}, clip_l)
+    shutil.copy(folder / "text_encoder_2/model.safetensors", t5xxl)
+    artifact = build(load_base(folder), [MICKEY], QUICK, tmp_path / "out", onnx=False)
+    for file in (clip_l, t5xxl):
+        altered = json.loads(
+            run("export", artifact.path, "--single-file", file, "-o", tmp_path / f"new-{file.name}", "--json")
+        )["tensors"]
+        before, after = load_file(file), load_file(tmp_path / f"new-{file.name}")
+        assert altered == sorted(k for k in before if not torch.equal(before[k], after[k])) != []
+    changed = Artifact.open(artifact.path).recipe.seats["text_encoder_2"].changed
+    assert altered == sorted(changed)
+
+
+def test_another_encoder_gets_no_edit(sd: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, file = sd
+    artifact = build(load_base(file, config=folder), [MICKEY], QUICK, tmp_path / "out", onnx=False)
+    held = load_file(file)
+    norm = "cond_stage_model.transformer.text_model.final_layer_norm.bias"
+    other = original_layout.write(held | {norm: held[norm] + 1}, tmp_path / "other.safetensors")
+    half = original_layout.write({k: t.half() for k, t in held.items()}, tmp_path / "half.safetensors")
+    lora = original_layout.write({"lora_unet_a.lora_up.weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
+    for wrong, message in {
+        other: "another text encoder than the one that was edited: .*final_layer_norm.bias",
+        half: "is torch.float16.*the edited encoder's torch.float32.*erase from this file itself",
+        lora: "is a LoRA",
+    }.items():
+        with pytest.raises(AssertionError, match=message):
+            run("export", artifact.path, "--single-file", wrong, "-o", tmp_path / "new.safetensors")
+        assert not (tmp_path / "new.safetensors").exists()
+    run("export", artifact.path, "--single-file", file, "-o", tmp_path / "new.safetensors")  # the control
+
+
 def test_the_command_line(sd: tuple[Path, Path], tmp_path: Path) -> None:
     folder, file = sd
     words = ["mickey", "--anchor", "mouse", "--base", file, "--base-config", folder]
@@ -323,6 +391,8 @@ def test_the_command_line(sd: tuple[Path, Path], tmp_path: Path) -> None:
             run(command, tmp_path / "out", "--base", file)
     with pytest.raises(AssertionError, match="--revision belongs to a Hub id"):
         run("erase", *words, "-o", tmp_path / "other", "--revision", "main")
+    with pytest.raises(AssertionError, match="--out needs"):
+        run("export", tmp_path / "out", "--single-file", file)
 
 
 def run(*words: object) -> str:
