@@ -20,23 +20,17 @@ from .families import EncoderFamily, family_of
 from .families.contracts import ReaderContract, contracts_of, nearest, readers_of
 from .families.tokens import Tokens, tokenise
 from .lazy import Lazy
-from .loading import load_torch, one_line, quiet
+from .loading import TOKENIZER_FILES, architecture_of, is_tokenizer, load_torch, one_line, quiet, tokenizer_beside
 from .plugins import found
 from .profile import UNKNOWN, Profile
+from .recipe import FileRecord
+from .single_file import CONFIGS, SingleFile, is_single_file
 from .vocabulary import Vocabulary
 from .weights import Weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_COPIES = ["*.fp16.*", "*.non_ema.*"]  # of the same weights
 ABOUT = ["model_index.json", "config.json", "README.md", "LICENSE*"]
-# any one of these holds all of a tokenizer
-TOKENIZER_FILES = (
-    ("vocab.json", "merges.txt"),
-    ("tokenizer.json",),
-    ("spiece.model",),
-    ("tokenizer.model",),
-    ("sentencepiece.bpe.model",),
-)
 LARGE = 4_000_000_000  # bytes of an encoder's weights, above which it is not loaded whole to be measured
 DRAWS_AS = {"LatentConsistencyModelPipeline": "StableDiffusionPipeline"}  # the same parts, without its own sampler
 
@@ -133,9 +127,10 @@ class Seat:
 
 @dataclass(frozen=True)
 class Base:
-    """source: "demo", a Hub id, or "./" and the name of a folder: the way to it is nobody's business.
+    """source: "demo", a Hub id, or "./" and the name of a folder or a file: the way to it is nobody's business.
 
     revision: the commit of a Hub id. kind: the pipeline's class; "" for an encoder alone. Nothing here is ever altered.
+    file: of a base that is a single file, what tells it and its configs again.
     license: the identifier that the base declares, "other" where it declares none; license_text: its full text.
     """
 
@@ -148,6 +143,7 @@ class Base:
     profile: Profile = UNKNOWN
     device: str = "cpu"
     open_pipeline: Callable[[Mapping[str, PreTrainedModel]], Any] | None = field(default=None, repr=False)
+    file: FileRecord | None = None
 
     @property
     def seat(self) -> Seat:
@@ -222,11 +218,19 @@ class Base:
 
 
 def load_base(
-    source: str | Path, revision: str | None = None, device: str = "cpu", readers: Sequence[str] = ()
+    source: str | Path,
+    revision: str | None = None,
+    device: str = "cpu",
+    readers: Sequence[str] = (),
+    config: str | Path | None = None,
 ) -> Base:
-    """Open a base: one that is embedded (``demo``), a diffusers folder, an encoder's folder, or a Hub id.
+    """Open a base: one that is embedded (``demo``), a diffusers folder, an encoder's folder, a Hub id, or one
+    .safetensors file: a checkpoint of Stable Diffusion 1 or 2 or SDXL, or an encoder alone.
 
     A pipeline may be a text-to-image or a text-to-video one; of a Hub repository only what is needed is fetched.
+    revision: of the Hub id, for a file of its config's. config: where a file's configs and tokenizers are, a folder or
+    a Hub id in the layout of a diffusers pipeline, by default what diffusers takes for such a file. A file's encoders
+    are converted into a cache (see ``single_file.cache``), its other parts when ``Base.pipeline`` is asked for.
     device: where it computes. readers: pipelines beside the base's own whose way of reading the edit shall cover.
     Nothing large is read before it is asked for. Raises BaseError where it is not found, is incomplete, or is of no
     known family, and UsageError for an unknown reader or where torch has no such device.
@@ -234,15 +238,15 @@ def load_base(
     source = str(source)
     name, _, rest = source.partition(":")
     _check_device(device)
-    if name in found("bases") and not Path(source).is_dir():
+    if name in found("bases") and not Path(source).is_dir() and config is None:
         return replace(found("bases")[name]()(rest), device=device)
     folder = Path(source)
+    if is_single_file(source):
+        return _of_file(SingleFile.open(folder), revision, device, readers, config)
+    if config is not None:
+        raise UsageError(f"--base-config belongs to one .safetensors file, and {source} is none: leave it out")
     if source and folder.is_dir():
         return _local(folder, f"./{folder.resolve().name}", None, device, readers)
-    if source.endswith((".safetensors", ".ckpt", ".pt", ".bin")):
-        raise BaseError(
-            f"{source} is one file: give the folder of a diffusers pipeline, or of an encoder with its tokenizer"
-        )
     folder, commit = download(source, revision, ABOUT)
     wanted = []
     for part in _parts(folder, source):
@@ -291,6 +295,41 @@ def _local(folder: Path, source: str, revision: str | None, device: str, readers
         _check_complete(source, seat)
     name, text = _license(licensed)
     return Base(source, revision, kind, seats, name, text, UNKNOWN, device, open_pipeline)
+
+
+def _of_file(
+    file: SingleFile, revision: str | None, device: str, readers: Sequence[str], config: str | Path | None
+) -> Base:
+    given = file.published if config is None else str(config)
+    folder, commit = _configs(given, revision, file)
+    index = read_index(folder) if (folder / "model_index.json").is_file() else None
+    unpacked = file.unpack(folder, index)
+    base = _local(unpacked, f"./{file.path.name}", None, device, readers)
+    about = FileRecord(file.sha256, given if commit else f"./{folder.resolve().name}", commit)
+    declared = "no licence" if file.license == "other" else f"the licence {file.license!r}"
+    text = f"The file {file.path.name} declares {declared} and ships no licence text; its terms apply.\n"
+    base = replace(base, license=file.license, license_text=text, file=about)
+    if not file.whole:
+        return base
+
+    def open_pipeline(encoders: Mapping[str, PreTrainedModel]) -> Any:
+        return _pipeline(unpacked, base.source, base.kind, read_index(unpacked), encoders, file.path)
+
+    return replace(base, open_pipeline=open_pipeline)
+
+
+def _configs(given: str, revision: str | None, file: SingleFile) -> tuple[Path, str | None]:
+    """The folder that has a file's configs and tokenizers, and of a Hub id the commit."""
+    if Path(given).is_dir():
+        return Path(given), None
+    if not HUB_ID.fullmatch(given):
+        raise BaseError(
+            f"no configs at {given!r}: --base-config takes a diffusers folder, or a Hub id such as owner/name"
+        )
+    try:
+        return download(given, revision, [f"*{ending}" for ending in CONFIGS])
+    except BaseError as error:
+        raise BaseError(f"the configs for {file.path}: {error}; --base-config FOLDER gives them from here") from error
 
 
 def covered(seat: Seat, readers: Sequence[str]) -> tuple[ReaderContract, ...]:
@@ -356,22 +395,14 @@ def _seat_of(folder: Path, index: Mapping[str, Any], contract: ReaderContract) -
 
 
 def _seat_alone(folder: Path) -> Seat:
-    try:
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
-    except (ValueError, AttributeError) as error:
-        raise BaseError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    family_of(names[0])
-    rows = readers_of(names[0])
+    kind = architecture_of(folder)
+    family_of(kind)
+    rows = readers_of(kind)
     first = [c for c in rows if c.video and c.layers] or list(rows)
     if not first:
-        raise BaseError(f"{folder} holds a {names[0]}, which no known pipeline reads")
-    beside = [folder, folder / "tokenizer", folder.parent / folder.name.replace("text_encoder", "tokenizer")]
-    tokenizer = next((f for f in beside if _whole(f)), beside[-1])
-    return Seat("text_encoder", folder, "tokenizer", tokenizer, names[0], (first[0],), Weights.open(folder))
-
-
-def _whole(folder: Path) -> bool:
-    return any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES)
+        raise BaseError(f"{folder} holds a {kind}, which no known pipeline reads")
+    tokenizer = tokenizer_beside(folder)
+    return Seat("text_encoder", folder, "tokenizer", tokenizer, kind, (first[0],), Weights.open(folder))
 
 
 def _check_complete(source: str, seat: Seat) -> None:
@@ -383,7 +414,7 @@ def _check_complete(source: str, seat: Seat) -> None:
     for name, _ in seat.family.skeleton(seat.config).named_parameters():
         if name not in stored:
             raise BaseError(f"{source} is incomplete: its files have no tensor for the {seat.name}'s {name}")
-    if not _whole(seat.tokenizer_folder):
+    if not is_tokenizer(seat.tokenizer_folder):
         raise BaseError(
             f"{source} is incomplete: {seat.tokenizer_folder} has neither vocab.json and merges.txt nor tokenizer.json"
         )
@@ -396,18 +427,36 @@ def _check_complete(source: str, seat: Seat) -> None:
 
 
 def _pipeline(
-    folder: Path, source: str, kind: str, index: Mapping[str, Any], encoders: Mapping[str, PreTrainedModel]
+    folder: Path,
+    source: str,
+    kind: str,
+    index: Mapping[str, Any],
+    encoders: Mapping[str, PreTrainedModel],
+    file: Path | None = None,
 ) -> Any:
+    """file: what holds the weights, where the folder has only the configs."""
     import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     extra: dict[str, Any] = dict(encoders)
     if "safety_checker" in index:
         extra |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipeline = getattr(diffusers, DRAWS_AS.get(kind, kind))
     try:
-        return getattr(diffusers, DRAWS_AS.get(kind, kind)).from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, **extra
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
+        if file is not None:
+            return pipeline.from_single_file(
+                str(file), config=str(folder), torch_dtype=torch.float32, local_files_only=True, **extra
+            )
+        return pipeline.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, **extra)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        SafetensorError,
+        SingleFileComponentError,
+    ) as error:
         raise BaseError(f"cannot load {source}: {one_line(error)}") from error
 
 

@@ -73,6 +73,7 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "names": [c.name for c in recipe.concepts],
         "is_demo": source == "demo",
         "on_hub": _on_hub(recipe.base),
+        "open_base": "from_single_file" if recipe.base.file else "from_pretrained",
         "base": DEMO_NAME if source == "demo" else _public(source),
         "width": read_json(artifact.path / "text_encoder/config.json").get("hidden_size"),
         "has_onnx": artifact.has_onnx,
@@ -123,7 +124,11 @@ def _commands(recipe: Recipe, report: Report | None, has_onnx: bool) -> str:
     """
     concepts, base, method = recipe.concepts, recipe.base, recipe.method
     source = base.source if base.source == "demo" or _on_hub(base) else _public(base.source)
-    where = ["--base", source, *(["--revision", base.revision] if base.revision else []), "-o", "out"]
+    where = ["--base", source]
+    if base.file:
+        where += ["--base-config", _public(base.file.config)]
+    revision = base.file.config_revision if base.file else base.revision
+    where += [*(["--revision", revision] if revision else []), "-o", "out"]
     if len(concepts) > 1:
         start, words = ["--plan", "recipe.json"], []
     else:

@@ -93,7 +93,9 @@ def erase(
     done = {name: _about(seat, edit) for name, seat in bench.seats.items()}
     first = next(iter(done.values()))
     recipe = Recipe(
-        base=BaseRecord(base.source, base.revision, base.license, first.sha256, first.tokenizer_sha256, base.kind),
+        base=BaseRecord(
+            base.source, base.revision, base.license, first.sha256, first.tokenizer_sha256, base.kind, base.file
+        ),
         concepts=tuple(concepts),
         method=MethodRecord(method.name, frozen(asdict(method))),  # type: ignore[call-overload]
         seed=seed,

@@ -1,6 +1,7 @@
 """A text encoder from a folder of config.json and safetensors, complete and unaltered or not at all."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .errors import EncoderError
+from .errors import BaseError, EncoderError
+
+# any one of these holds all of a tokenizer
+TOKENIZER_FILES = (
+    ("vocab.json", "merges.txt"),
+    ("tokenizer.json",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
+)
 
 
 def load_torch(folder: Path, architecture: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -48,6 +58,26 @@ def load_torch(folder: Path, architecture: str, dtype: torch.dtype | None = None
     for p in encoder.parameters():
         p.data = p.data.clone()  # no longer mapped from the file, which may be replaced or removed while this lives
     return encoder.eval()
+
+
+def architecture_of(folder: Path) -> str:
+    """The transformers class that an encoder's config.json names, "" for none. Raises BaseError where it is not JSON."""
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+    except (OSError, ValueError, AttributeError) as error:
+        raise BaseError(f"{folder / 'config.json'} is not JSON: {error}") from error
+    return str(names[0])
+
+
+def is_tokenizer(folder: Path) -> bool:
+    """Whether a folder has all files of some tokenizer."""
+    return any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES)
+
+
+def tokenizer_beside(folder: Path) -> Path:
+    """Where the tokenizer of an encoder's folder is, or should be: in it, under it, or beside it as in a pipeline."""
+    beside = [folder, folder / "tokenizer", folder.parent / folder.name.replace("text_encoder", "tokenizer")]
+    return next((f for f in beside if is_tokenizer(f)), beside[-1])
 
 
 @contextlib.contextmanager

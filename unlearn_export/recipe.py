@@ -14,9 +14,21 @@ WHERE = "unlearning/recipe.json"
 
 
 @dataclass(frozen=True)
+class FileRecord:
+    """What a base that was one .safetensors file is told by. sha256: of all of it. config: where its configs and
+    tokenizers came from, a Hub id with its commit, or "./" and the name of a folder.
+    """
+
+    sha256: str
+    config: str
+    config_revision: str | None
+
+
+@dataclass(frozen=True)
 class BaseRecord:
     """The base as it was found. revision: the commit of a Hub id, else None. kind: its pipeline's class, "" for an
     encoder alone, None where the recipe is of format 1. The hashes are of its first encoder and that one's tokenizer.
+    file: only of a base that was a single file, whose name ``source`` has then.
     """
 
     source: str
@@ -25,10 +37,18 @@ class BaseRecord:
     text_encoder_sha256: str
     tokenizer_sha256: str
     kind: str | None = None
+    file: FileRecord | None = None
 
     def to_json(self) -> dict[str, Any]:
-        data = fields_as_json(self)
-        return data if self.kind is not None else {k: v for k, v in data.items() if k != "kind"}
+        absent = [name for name in ("kind", "file") if getattr(self, name) is None]
+        return {key: value for key, value in fields_as_json(self).items() if key not in absent}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "BaseRecord":
+        values = values_of(cls, data, f"base in {WHERE}")
+        if "file" in values:
+            values["file"] = FileRecord(**values_of(FileRecord, data["file"], f"the base's file in {WHERE}"))
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,7 @@ class Recipe:
             return cls(
                 **values
                 | {
-                    "base": BaseRecord(**values_of(BaseRecord, data["base"], f"base in {WHERE}")),
+                    "base": BaseRecord.from_json(data["base"]),
                     "concepts": tuple(
                         Concept(**values_of(Concept, c, f"a concept in {WHERE}")) for c in data["concepts"]
                     ),

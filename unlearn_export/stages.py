@@ -29,6 +29,7 @@ from .onnx.export import LIMIT, OnnxExport, export_onnx
 from .recipe import Recipe
 from .report import write_report
 from .scorers import load_features, load_scorer
+from .single_file import is_single_file
 from .streaming import streamed
 from .weights import Weights
 
@@ -120,13 +121,15 @@ def read_layers(seat: Seat) -> list[int] | None:
     return sorted(layers)
 
 
-def export(artifact: Artifact, source: str | None = None, limit: int = LIMIT) -> OnnxExport:
-    """Write the ONNX graphs of an existing artifact anew. source: where its base is, if not where it was.
+def export(
+    artifact: Artifact, source: str | None = None, limit: int = LIMIT, *, config: str | None = None
+) -> OnnxExport:
+    """Write the ONNX graphs of an existing artifact anew. source, config: as ``base_of`` takes them.
 
     limit: bytes of float32 weights above which none is written; see ``export_onnx``.
     """
     with renewed(artifact) as twin:
-        base = base_of(artifact, source)
+        base = base_of(artifact, source, config)
         done = [
             export_onnx(e, twin.path / name, layers=read_layers(base.seats[name]), limit=limit)
             for name, e in read_encoders(base, artifact).items()
@@ -137,12 +140,17 @@ def export(artifact: Artifact, source: str | None = None, limit: int = LIMIT) ->
 
 
 def measure(
-    artifact: Artifact, how: Assessment, hooks: Hooks | None = None, *, source: str | None = None
+    artifact: Artifact,
+    how: Assessment,
+    hooks: Hooks | None = None,
+    *,
+    source: str | None = None,
+    config: str | None = None,
 ) -> Evaluation:
-    """Evaluate an existing artifact anew. source: where its base is, if not where it was."""
+    """Evaluate an existing artifact anew. source, config: as ``base_of`` takes them."""
     hooks = hooks or Hooks()
     with renewed(artifact) as twin:
-        base = base_of(artifact, source)
+        base = base_of(artifact, source, config)
         jury = _Jury.gather(base, artifact.recipe.concepts, how)
         with hooks.stage("evaluate"):
             result = jury.judge(base, read_encoders(base, artifact, whole=bool(jury.scorer)), artifact.recipe, hooks)
@@ -164,17 +172,27 @@ def card(artifact: Artifact, repo_id: str = "") -> str:
     return text
 
 
-def base_of(artifact: Artifact, source: str | None = None) -> Base:
-    """The base that an artifact was made from. source: where it is now, for one that was a local folder.
+def base_of(artifact: Artifact, source: str | None = None, config: str | None = None) -> Base:
+    """The base that an artifact was made from. source: where it is now, for one that was a local folder or file.
+    config: where a file's configs are now, for such as were in a local folder.
 
     Raises ArtifactError where it is not found or has another text encoder.
     """
     recipe = artifact.recipe
     made_from = recipe.base
     where = source or made_from.source
-    if where.startswith("./") and not Path(where).is_dir():
-        raise ArtifactError(f"{artifact.path} was made from a local folder {where[2:]!r}: say where it is with --base")
-    base = load_base(where, None if source else made_from.revision)
+    if where.startswith("./") and not Path(where).exists():
+        what = "file" if made_from.file else "folder"
+        raise ArtifactError(f"{artifact.path} was made from a local {what} {where[2:]!r}: say where it is with --base")
+    revision = None if source else made_from.revision
+    if made_from.file and config is None and is_single_file(where):
+        config, revision = made_from.file.config, made_from.file.config_revision
+        if config.startswith("./") and not Path(config).is_dir():
+            raise ArtifactError(
+                f"{artifact.path} was made with the configs in a local folder {config[2:]!r}: say where it is with "
+                "--base-config"
+            )
+    base = load_base(where, revision, config=config)
     made = {name: seat.sha256 for name, seat in recipe.seats.items()}
     for name, digest in (made or {base.seat.name: made_from.text_encoder_sha256}).items():
         if name not in base.seats or base.seats[name].weights.fingerprint != digest:

@@ -77,7 +77,7 @@ class Weights:
     @cached_property
     def digests(self) -> dict[str, str]:
         """sha256 of each file, computed once."""
-        return {name: _sha256(self.folder / name) for name in self.names}
+        return {name: sha256(self.folder / name) for name in self.names}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -100,7 +100,7 @@ class Weights:
             shutil.copyfile(self.folder / name, target / name)
             mine = {key: tensor for key, tensor in changed.items() if self.files[key] == name}
             if mine:
-                _patch(target / name, mine)
+                patch(target / name, mine)
         if (self.folder / INDEX).is_file() and SINGLE not in self.names:
             shutil.copyfile(self.folder / INDEX, target / INDEX)
 
@@ -131,12 +131,13 @@ def _names(file: Path) -> list[str]:
         raise BaseError(f"cannot load {file}: {' '.join(str(error).split())[:200]}") from error
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Of a whole file, in hex."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _patch(file: Path, tensors: Mapping[str, "Tensor"]) -> None:
+def patch(file: Path, tensors: Mapping[str, "Tensor"]) -> None:
     """Overwrite tensors of a safetensors file in place: 8 bytes of length, a JSON header with offsets, the bytes."""
     import torch
 

@@ -13,6 +13,7 @@ import click
 
 from ..errors import UnlearnExportError, UsageError
 from ..openmp import WAITING
+from ..plugins import is_embedded
 
 if TYPE_CHECKING:
     from ..measured import Report
@@ -97,7 +98,23 @@ def folder_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def base_option(command: Callable[..., Any]) -> Callable[..., Any]:
     text = "Where its base is now. [default: where the recipe says]"
-    return click.option("--base", "source", help=text)(command)
+    return click.option("--base", "source", help=text)(config_option("where the recipe says")(command))
+
+
+def config_option(default: str) -> Callable[..., Any]:
+    text = f"Pipeline whose configs and tokenizers a base that is one file has. [default: {default}]"
+    return click.option("--base-config", "config", metavar="FOLDER_OR_ID", help=text)
+
+
+def check_revision(source: str, revision: str | None, config: str | None) -> None:
+    """Raise UsageError for a --revision that belongs to nothing on the Hub."""
+    if not revision:
+        return
+    from ..single_file import is_single_file
+
+    told = config if is_single_file(source) else source
+    if told and (is_embedded(told) or Path(told).is_dir()):
+        raise UsageError(f"--revision belongs to a Hub id, and {told} is none: leave it out")
 
 
 def size_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,10 +7,11 @@ import click
 
 from ..concept import KINDS, Concept
 from ..errors import UsageError
-from ..plugins import is_embedded
 from .common import (
     SEED,
     Bars,
+    check_revision,
+    config_option,
     evaluation_table,
     json_option,
     main,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 @click.option(
     "--plan", type=click.Path(path_type=Path), help="What `identify -o` wrote, or a recipe.json, in place of CONCEPT."
 )
-@click.option("--base", "source", required=True, help='"demo", a diffusers folder, or a Hub id.')
+@click.option("--base", "source", required=True, help='"demo", a diffusers folder, a Hub id, or a .safetensors file.')
+@config_option("what diffusers takes")
 @click.option("--revision", help="Commit, tag or branch of a Hub id.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Artifact folder to make.")
 @click.option("--method", default="anchor", help="See `unlearn-export methods`.")
@@ -62,6 +64,7 @@ def erase(
     concepts: tuple[str, ...],
     plan: Path | None,
     source: str,
+    config: str | None,
     revision: str | None,
     out: Path,
     method: str,
@@ -92,8 +95,7 @@ def erase(
         raise UsageError("nothing to erase: name a concept, such as pizza, or give a --plan")
     if aliases and len(concepts) > 1:
         raise UsageError("--alias belongs to one concept: erase several with a call each, or leave it out")
-    if revision and (is_embedded(source) or Path(source).is_dir()):
-        raise UsageError(f"--revision belongs to a Hub id, and {source} is none: leave it out")
+    check_revision(source, revision, config)
     from ..artifact import check_free
 
     check_free(out, overwrite=overwrite)
@@ -107,7 +109,7 @@ def erase(
     from ..evaluation import Size
     from ..stages import Assessment, build, summary
 
-    base = load_base(source, revision, device, readers)
+    base = load_base(source, revision, device, readers, config)
     if dry_run:
         from ..erase import check_concepts, choose_seats
         from ..forecast import forecast, text, to_json

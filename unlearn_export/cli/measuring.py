@@ -7,11 +7,12 @@ import click
 
 from ..concept import KINDS, Concept
 from ..errors import UsageError
-from ..plugins import is_embedded
 from .common import (
     SEED,
     Bars,
     base_option,
+    check_revision,
+    config_option,
     evaluation_table,
     folder_argument,
     json_option,
@@ -25,7 +26,10 @@ from .common import (
 
 @main.command()
 @click.argument("concept", metavar="CONCEPT")
-@click.option("--base", "source", required=True, help='"demo", a diffusers or encoder folder, or a Hub id.')
+@click.option(
+    "--base", "source", required=True, help='"demo", a diffusers or encoder folder, a Hub id, or a .safetensors file.'
+)
+@config_option("what diffusers takes")
 @click.option("--revision", help="Commit, tag or branch of a Hub id.")
 @click.option("--kind", type=click.Choice(KINDS), default="object", help="Chooses the prompt templates.")
 @click.option("--alias", "aliases", multiple=True, help="Another word to try, such as another language's; repeatable.")
@@ -40,6 +44,7 @@ from .common import (
 def identify(
     concept: str,
     source: str,
+    config: str | None,
     revision: str | None,
     kind: Any,
     aliases: tuple[str, ...],
@@ -57,15 +62,14 @@ def identify(
     Example: unlearn-export identify pizza --base demo -o known
     """
     wanted = Concept(concept, kind, aliases)
-    if revision and (is_embedded(source) or Path(source).is_dir()):
-        raise UsageError(f"--revision belongs to a Hub id, and {source} is none: leave it out")
+    check_revision(source, revision, config)
     quiet_libraries()
     from ..base import load_base
     from ..identify import identify as look
     from ..identify import table
     from ..scorers import load_scorer
 
-    base = load_base(source, revision, device)
+    base = load_base(source, revision, device, config=config)
     if scorer and not base.draws:
         raise UsageError(
             f"{source} is an encoder alone and draws nothing to judge: leave --scorer out, "
@@ -102,6 +106,7 @@ def identify(
 def evaluate(
     folder: Path,
     source: str | None,
+    config: str | None,
     t2v: tuple[str, ...],
     scorer: str | None,
     seed: int,
@@ -126,7 +131,7 @@ def evaluate(
     artifact.verify()
     with Bars() as hooks:
         how = Assessment(Size(**size), t2v or None, scorer, references, features, seed)
-        report = measure(artifact, how, hooks, source=source).report
+        report = measure(artifact, how, hooks, source=source, config=config).report
     failed = check(report, gates)
     result = summary(artifact) | {"figures": figures(report), "gates_failed": failed}
     print_result(result, as_json, lambda: evaluation_table(report))
@@ -157,6 +162,7 @@ def probe(
     budget: tuple[str, ...],
     words: tuple[str, ...],
     source: str | None,
+    config: str | None,
     scorer: str | None,
     seed: int,
     as_json: bool,
@@ -180,6 +186,7 @@ def probe(
             attacks,
             seed=seed,
             source=source,
+            config=config,
             scorer=scorer,
             strict=bool(names),
             on_progress=bars.show,

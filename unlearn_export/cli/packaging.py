@@ -13,24 +13,48 @@ from .common import base_option, folder_argument, json_option, main, print_resul
 @base_option
 @click.option("--limit-gb", default=12.0, type=click.FloatRange(min=0), help="Largest graph to write, in float32 GB.")
 @click.option("--layout", type=click.Choice(["triton"]), help="Copy the graph that is there into a model repository.")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The model repository's folder.")
+@click.option(
+    "--single-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Checkpoint or encoder of A1111 or ComfyUI, to be written anew with the edited encoder in it.",
+)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The model repository's folder, or the new file.")
 @json_option
 def export(
-    folder: Path, source: str | None, limit_gb: float, layout: str | None, out: Path | None, as_json: bool
+    folder: Path,
+    source: str | None,
+    config: str | None,
+    limit_gb: float,
+    layout: str | None,
+    single_file: Path | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Export an artifact's encoder to ONNX again, gated by parity with torch.
 
-    With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged.
+    With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged. With --single-file
+    no graph is written: the file is copied, and the tensors that the edit changed are replaced in the copy.
 
     Example: unlearn-export export out
     """
-    if (layout is None) != (out is None):
-        raise UsageError("--layout and --out belong together: --layout triton --out models")
+    if layout and single_file:
+        raise UsageError("--layout and --single-file are two exports: a call each")
+    if bool(layout or single_file) != bool(out):
+        raise UsageError("--out needs --layout triton or --single-file FILE, and they need it")
     from ..artifact import Artifact
     from ..stages import export as export_stage
 
     quiet_libraries()
     artifact = Artifact.open(folder)
+    if single_file is not None and out is not None:
+        from ..put_back import put_back
+
+        artifact.verify()
+        altered = put_back(artifact, single_file, out)
+        told = f"{out}: {single_file.name} with {len(altered)} tensors edited"
+        print_result({"path": str(out), "tensors": altered}, as_json, lambda: told)
+        return
     if out is not None:
         from ..onnx.triton import write_repository
 
@@ -38,7 +62,7 @@ def export(
         print_result({"path": str(model)}, as_json, lambda: str(model))
         return
     artifact.verify()
-    done = export_stage(artifact, source, int(limit_gb * 1e9))
+    done = export_stage(artifact, source, int(limit_gb * 1e9), config=config)
     result = {"path": str(done.path), "max_abs_diff": done.max_abs_diff, "opset": done.opset, "bytes": done.size}
     print_result(
         result, as_json, lambda: f"{done.path}: {done.size:,} bytes, max |Δ| from torch {done.max_abs_diff:.1e}"

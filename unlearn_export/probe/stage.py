@@ -15,18 +15,19 @@ def probe_artifact(
     *,
     seed: int = 0,
     source: str | None = None,
+    config: str | None = None,
     scorer: str | None = None,
     strict: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Probe:
     """Attack an artifact's encoder, write unlearning/probe.json, and renew the manifest and the card.
 
-    source: where its base is, if not where it was. scorer: as ``load_scorer`` names them; None takes the demo's own
+    source, config: as ``base_of`` takes them. scorer: as ``load_scorer`` names them; None takes the demo's own
     for the demo base, and nobody elsewhere: then only attacks without pictures run.
     Raises what ``base_of`` and ``probe`` raise; then nothing was written.
     """
     with renewed(artifact) as twin:
-        base = base_of(artifact, source)
+        base = base_of(artifact, source, config)
         concepts = artifact.recipe.concepts
         scorer = scorer or base.scorer
         result = probe(
