@@ -67,11 +67,14 @@ class Anchor(FitOptions):
         layers = seat.family.linears(skeleton, self.parts)
         learning = sum(p.numel() for layer in layers.values() for p in layer.parameters())
         solved = solvable(seat.family, layers)
-        steps, batch, pool = self.sizes(learning, bool(solved))
+        steps, batch, pool = self.sizes(learning)
+        spared = bool(solved) and self.steps is None  # of the steps, most likely
         stored = seat.get(seat.family.embedding).element_size()
         positions = sum(_positions(c) for c in seat.contracts)
         states = 4 * 4 * pool * positions * seat.width
-        flops = learning * (6 * steps * 3 * batch * positions / len(seat.contracts) + 2 * 4 * pool * positions)
+        flops = learning * (
+            6 * (0 if spared else steps) * 3 * batch * positions / len(seat.contracts) + 2 * 4 * pool * positions
+        )
         inputs = layers[solved].in_features if solved else 0
         rows = min(inputs, 3 * pool * positions)
         flops += 2 * 3 * pool * positions * rows * inputs

@@ -22,6 +22,7 @@ from .ridge import Ridge
 from .training import Pin, only_trainable, relative_steps, stored_like
 
 CHECKS = 10  # times that the fit is looked at
+ENOUGH = 0.5  # share of the first loss below which a solve needs no steps
 PADDING = 8  # positions of a row's padding that stand for all of it in the solve
 
 
@@ -47,13 +48,12 @@ class FitOptions:
     def __post_init__(self) -> None:
         check_range(self, above=("depth", "lr", "penalty", "batch", "pool"), least=("keep", "steps"))
 
-    def sizes(self, learning: int, solved: bool) -> tuple[int, int, int]:
+    def sizes(self, learning: int) -> tuple[int, int, int]:
         """(steps, prompts of each sort in a step, pool) where so many parameters learn. What one prompt costs grows
-        with them, what a fit needs does not. A solve leaves steps little to do.
+        with them, what a fit needs does not.
         """
         steps, batch, pool = (200, 16, 512) if learning <= SMALL else (80, 8, 256) if learning < LARGE else (40, 8, 128)
-        steps = (0 if solved else steps) if self.steps is None else self.steps
-        return steps, self.batch or batch, self.pool or pool
+        return steps if self.steps is None else self.steps, self.batch or batch, self.pool or pool
 
 
 def solvable(family: type[EncoderFamily], layers: Mapping[str, nn.Linear]) -> str | None:
@@ -86,7 +86,7 @@ class Fit:
         learning = self.family.linears(empty, options.parts)
         count = sum(p.numel() for layer in learning.values() for p in layer.parameters())
         solved = solvable(self.family, learning)
-        self.steps, self.batch, self.pool = options.sizes(count, bool(solved))
+        self.steps, self.batch, self.pool = options.sizes(count)
         self.batch = min(self.batch, self.pool // 2)
         prompts = Prompts(bench.vocabulary, seat.tokenizer, concepts, options.holdout, bench.generator)
         pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
@@ -213,7 +213,8 @@ class Fit:
                 self.ridge = None
                 if not best.better(self._check()):
                     best.restore()
-            self._descend(best, tell)
+            if self.options.steps is not None or best.loss > ENOUGH * best.first:
+                self._descend(best, tell)
         if not best.loss < best.first:
             raise DivergedError(
                 f"the fit of {self.seat.name} ends no better than it began (loss {best.first:.3g}): nothing was written; "
