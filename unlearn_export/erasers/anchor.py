@@ -66,19 +66,17 @@ class Anchor(FitOptions):
         skeleton = seat.family.skeleton(seat.config, min(self.depth, seat.depth))
         layers = seat.family.linears(skeleton, self.parts)
         learning = sum(p.numel() for layer in layers.values() for p in layer.parameters())
-        solved = solvable(seat.family, layers)
         steps, batch, pool = self.sizes(learning)
-        spared = bool(solved) and self.steps is None  # of the steps, most likely
-        stored = seat.get(seat.family.embedding).element_size()
         positions = sum(_positions(c) for c in seat.contracts)
-        states = 4 * 4 * pool * positions * seat.width
-        flops = learning * (
-            6 * (0 if spared else steps) * 3 * batch * positions / len(seat.contracts) + 2 * 4 * pool * positions
-        )
+        flops = 2 * learning * 4 * pool * positions
+        solved = solvable(seat.family, layers)
         inputs = layers[solved].in_features if solved else 0
         rows = min(inputs, 3 * pool * positions)
         flops += 2 * 3 * pool * positions * rows * inputs
-        held = learning * ((16 if steps else 4) + 2 * stored) + states + 16 * rows * inputs
+        if self.steps is not None or not solved:  # after a solve they are seldom needed
+            flops += 6 * learning * steps * 3 * batch * positions / len(seat.contracts)
+        stored = seat.get(seat.family.embedding).element_size()
+        held = learning * ((16 if steps else 4) + 2 * stored) + 16 * pool * positions * seat.width + 16 * rows * inputs
         return Cost(learning, int(held + 0.8 * GIB), flops)
 
     def edit(
@@ -104,7 +102,12 @@ class Anchor(FitOptions):
         return Edit(parent, tensors, loss)
 
 
-def _positions(contract: ReaderContract) -> int:
-    """How many positions a prompt has for a reader: all that it reads, or about what a prompt of a dozen words takes."""
-    padded = contract.reads == "all" and contract.fill == "length"
-    return contract.length if padded or not (contract.mask or contract.causal) else 24 + len(contract.template) // 4
+def _positions(contract: ReaderContract) -> float:
+    """How many positions of a prompt are computed: about those of a dozen words, all where padding attends, and of causal
+    padding that is read a quarter (see ``Fit``)."""
+    text = min(24 + len(contract.template) // 4, contract.length)
+    if contract.mask and contract.reads != "all":
+        return text
+    if not contract.causal or contract.padding == "left":
+        return contract.length
+    return 0.75 * text + 0.25 * contract.length if contract.reads == "all" else text

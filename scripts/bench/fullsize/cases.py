@@ -1,22 +1,10 @@
-"""Real sizes with random weights: what an edit takes. ``python -m scripts.bench.fullsize clip-l umt5-xxl``
+"""The shapes of published encoders, laid out on disk as they are, with random weights."""
 
-Each case is laid out on disk as its published encoder is (bfloat16 shards with an index above 5 GB), opened as a base,
-edited, measured, and written, each stage in a process of its own so that its peak memory is its own. Figures are for
-cost alone: random weights have nothing to forget.
-"""
-
-import argparse
 import json
 import os
-import platform
-import resource
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -173,72 +161,3 @@ def tokenizer() -> PreTrainedTokenizerFast:
     tok.train_from_iterator([*words * 5, *letters], trainer)
     tok.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
-
-
-def stage(name: str, folder: Path, concepts: int, options: dict[str, str]) -> dict[str, Any]:
-    """One process: open, edit, write. → seconds, CPU seconds, peak memory, how far states moved in the first layers"""
-    from unlearn_export import Concept, erase, load_base
-    from unlearn_export.erase import write_encoder
-    from unlearn_export.erasers import make_method
-
-    begun, cpu = time.perf_counter(), time.process_time()
-    base = load_base(folder)
-    opened = time.perf_counter()
-    wanted = [Concept(c, anchor="chair") for c in GENERAL.concepts if c != "chair"][:concepts]
-    done = erase(base, wanted, make_method("anchor", options))
-    edited, spent = time.perf_counter(), time.process_time() - cpu
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    out = folder.with_name(f"{folder.name}-edited")
-    shutil.rmtree(out, ignore_errors=True)
-    write_encoder(base, done, out)
-    written = time.perf_counter()
-    first, best = next(iter(done.edit.loss.values()))
-    delta = sum(t.nbytes for part in done.edit.tensors.values() for t in part.values())
-    shutil.rmtree(out)
-    return {
-        "case": name,
-        "concepts": concepts,
-        "parameters": base.seat.weights.parameters,
-        "bytes": base.seat.weights.size,
-        "seconds": {
-            "open": round(opened - begun, 1),
-            "edit": round(edited - opened, 1),
-            "edit_cpu": round(spent, 1),
-            "write": round(written - edited, 1),
-        },
-        "peak_gib": round(peak / 2**30, 2),
-        "delta_mb": round(delta / 1e6, 1),
-        "loss": [round(first, 4), round(best, 4)],
-        "threads": torch.get_num_threads(),
-    }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], help="by default all")
-    parser.add_argument("--concepts", type=int, nargs="+", default=[1])
-    parser.add_argument("-O", dest="options", action="append", default=[], metavar="KEY=VALUE", help="of the method")
-    parser.add_argument("--work", type=Path, default=Path("build/fullsize"), help="where the weights are laid out")
-    parser.add_argument("-o", "--out", type=Path, help="JSON to write the rows to")
-    parser.add_argument("--stage", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.stage:
-        options = dict(text.split("=", 1) for text in args.options)
-        print(json.dumps(stage(args.stage, args.work / args.stage, args.concepts[0], options)))
-        return
-    rows = []
-    for name in args.cases or CASES:
-        lay_out(name, args.work / name)
-        for count in args.concepts:
-            command = [sys.executable, "-m", "scripts.bench.fullsize", "--stage", name, "--work", str(args.work)]
-            command += ["--concepts", str(count), *(word for o in args.options for word in ("-O", o))]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(json.dumps(rows[-1]), flush=True)
-    if args.out:
-        about = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-        args.out.write_text(json.dumps({"machine": about, "rows": rows}, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
