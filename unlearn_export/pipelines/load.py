@@ -18,7 +18,7 @@ from ..plugins import found
 from ..profile import UNKNOWN, Profile
 from .check import Held, Source, calm, check_source, coverage, edits, load_registered, place, registered
 from .encoders import Backend
-from .seat import seated
+from .seat import seated, trim_padding
 
 
 def load_pipeline(
@@ -39,7 +39,7 @@ def load_pipeline(
     encoder: anything ``load_encoder`` reads, with ``backend`` and ``provider``, or a mapping from seats such as
     "text_encoder_2" to such; None keeps the pipeline's own. Every encoder of an artifact goes into the seat that its
     folder is named after, must pass ``check_drop_in`` there, and takes the dtype and device of the one it replaces,
-    which is not loaded.
+    which is not loaded. An ONNX encoder computes no padding where the pipeline reads none (see ``trim_padding``).
     dtype: of a pipeline that is loaded here; a loaded one keeps its own. device: where all of it is moved to.
 
     Warns with ``UncoveredWarning`` of the text paths that the edit does not reach (see ``check``). Raises EncoderError
@@ -68,6 +68,7 @@ def load_pipeline(
             for seat, model in loaded.items():
                 model.to(dtype or _dtype(held, seat))
             pipe = open_pipeline(str(t2v), revision, dtype, loaded)
+        trim_padding(pipe)
     if device is not None:
         pipe.to(device)
     pipe.set_progress_bar_config(disable=True)

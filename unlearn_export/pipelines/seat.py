@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import EncoderError
+from ..families.contracts import contracts_of
 from .dropin import check_drop_in
+from .ort import OrtTextEncoder
+from .prompts import JOINT
 
 
 def seated(pipeline: Any, parts: Mapping[str, Any]) -> Any:
@@ -31,4 +34,23 @@ def seat(pipeline: Any, encoders: Mapping[str, Any]) -> Any:
             raise EncoderError(f"this {type(pipeline).__name__} has no {name} to replace or to compare with")
         check_drop_in(encoder, own)
         encoder.to(own.device, own.dtype)
-    return seated(pipeline, encoders)
+    other = seated(pipeline, encoders)
+    trim_padding(other)
+    return other
+
+
+def trim_padding(pipeline: Any) -> None:
+    """Let each ONNX encoder of a pipeline leave padding out where the contract of its seat says that nobody reads it.
+
+    That is where the encoder is given the mask and the denoiser heeds no more than what it covers. Where the negative
+    prompt is cut to another prompt's length, its padding is read.
+    """
+    kind = type(pipeline).__name__
+    unread = {
+        row.seat
+        for row in contracts_of(kind)
+        if row.mask and row.reads == "mask" and not row.pooled and kind not in JOINT
+    }
+    for name, part in pipeline.components.items():
+        if isinstance(part, OrtTextEncoder):
+            part.trim = name in unread
