@@ -20,13 +20,13 @@ from transformers import PreTrainedModel
 from ..artifact import read_json
 from ..base import read_index
 from ..errors import EncoderError, UnlearnExportError, UsageError
-from ..families import family_of
+from ..families import architectures, family_of
 from ..families.contracts import ReaderContract, contracts_of, differences, nearest
 from ..loading import one_line, quiet
 from ..plugins import found
 from ..weights import INDEX, SINGLE
 from .dropin import Facts, check_drop_in, named_tables, table_of
-from .encoders import CLASSES, HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
+from .encoders import HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
 
 Source: TypeAlias = str | Path | PreTrainedModel
 
@@ -152,7 +152,7 @@ def edits_in(where: Found, backend: Backend = "torch") -> list[Edited]:
     about, found = _about(where.recipe), []
     for seat, folder in where.folders.items():
         kind = about.get(seat, {}).get("architecture", "")  # a base's model_index.json may say other than its config
-        kind = kind if kind in CLASSES else architecture_in(folder)
+        kind = kind if kind in architectures() else architecture_in(folder)
         load = partial(load_folder, folder, backend, architecture=kind)
         found.append(Edited(Facts.within(folder, kind), load, about.get(seat, {}), seat, folder, where.alone))
     return found

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import BaseError, EncoderError
+from ..families import class_of
 from ..loading import one_line
 from ..weights import Weights
 from .ort import OrtTextEncoder, class_name, text_config
@@ -62,13 +62,13 @@ class Facts:
 
     @classmethod
     def within(cls, folder: Path, kind: str, tables: Callable[[Path], dict[str, Tensor]] | None = None) -> "Facts":
-        """Of a folder that holds an encoder of the transformers class ``kind``; none of its layers is read.
+        """Of a folder that holds an encoder of the class ``kind``; none of its layers is read.
 
         Raises EncoderError where there is no such class or its config.json cannot be read.
         """
         try:
-            config = getattr(transformers, kind).config_class.from_pretrained(folder)
-        except (OSError, ValueError, AttributeError) as error:
+            config = class_of(kind).config_class.from_pretrained(folder)
+        except (OSError, ValueError, AttributeError, BaseError) as error:
             raise EncoderError(f"cannot read {folder / 'config.json'} as {kind}'s: {one_line(error)}") from error
         return cls(kind, _sizes(config), lambda: (tables or stored_tables)(folder))
 
