@@ -180,6 +180,9 @@ def test_an_artifact_of_a_family_of_one_file_goes_into_its_pipeline(
     assert torch.equal(weights(seated.text_encoder), weights(loaded))
     pipe.save_pretrained(tmp_path / "pipe")
     assert check(artifact.path, tmp_path / "pipe").complete
+    other = MyVideoPipeline(type(own.encoder)(own.encoder.config), own.seat.tokenizer)
+    with pytest.raises(EncoderError, match="of another base: its token_embedding differs"):
+        load_pipeline(other, encoder=artifact.path)
 
 
 def weights(encoder: torch.nn.Module) -> torch.Tensor:

@@ -199,6 +199,13 @@ def test_both_encoders_of_an_artifact_are_served(tmp_path, monkeypatch):
     assert np.abs(alone.draw([request(pipe)]).frames[0] - direct).max() > 1e-4
 
 
+def test_an_edit_of_embedding_rows_is_served(tmp_path, monkeypatch):
+    pipe = PIPELINES["WanPipeline"]()
+    source = artifact(tmp_path, pipe, changed=["shared.weight"])
+    direct = directly(load_pipeline(pipe, encoder=source.path))
+    assert np.abs(serve(monkeypatch, pipe, source).draw([request(pipe)]).frames[0] - direct).max() < 1e-5
+
+
 def test_embeddings_are_bounded_in_bytes():
     kept = Embeddings(size=100, room=3 * 4000)
     for i in range(5):

@@ -45,6 +45,15 @@ class Found:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
 
+    @property
+    def about(self) -> dict[str, Mapping[str, Any]]:
+        """What the recipe tells of each seat; one of the first format had a single CLIP, read as Stable Diffusion does."""
+        if not self.recipe or self.recipe.get("seats"):
+            return dict(self.recipe.get("seats") or {})
+        changed = self.recipe.get("changed")
+        told = {"changed": changed["tensors"]} if changed else {}
+        return {"text_encoder": {"readers": ["StableDiffusionPipeline"], **told}}
+
 
 def load_encoder(
     source: str | Path | PreTrainedModel,
@@ -66,13 +75,15 @@ def load_encoder(
     altered files, HubError for a failed download, DependencyError where the provider cannot be had.
     """
     check_backend(backend)
+    about: Mapping[str, Any] = {}
     if isinstance(source, PreTrainedModel):
         encoder = source
     else:
-        folder = next(iter(locate(source, backend, revision).folders.values()))
-        encoder = load_folder(folder, backend, provider)
+        where = locate(source, backend, revision)
+        seat, folder = next(iter(where.folders.items()))
+        encoder, about = load_folder(folder, backend, provider), where.about.get(seat, {})
     if like is not None:
-        check_drop_in(encoder, like)
+        check_drop_in(encoder, like, about.get("changed"))
     return encoder
 
 

@@ -4,9 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import EncoderError
 from ..families.contracts import contracts_of
-from .dropin import check_drop_in
 from .ort import OrtTextEncoder
 from .prompts import JOINT
 
@@ -26,13 +24,10 @@ def seated(pipeline: Any, parts: Mapping[str, Any]) -> Any:
 def seat(pipeline: Any, encoders: Mapping[str, Any]) -> Any:
     """A copy of the pipeline with these very encoders, each moved to the dtype and device of the one it replaces.
 
-    Raises EncoderError for a seat that the pipeline lacks, or unless every one passes ``check_drop_in``.
+    Whether they belong there is for ``check.place`` to say.
     """
     for name, encoder in encoders.items():
-        own = getattr(pipeline, name, None)
-        if own is None:
-            raise EncoderError(f"this {type(pipeline).__name__} has no {name} to replace or to compare with")
-        check_drop_in(encoder, own)
+        own = getattr(pipeline, name)
         encoder.to(own.device, own.dtype)
     other = seated(pipeline, encoders)
     trim_padding(other)
