@@ -1,6 +1,8 @@
 """What may go into which pipeline, and what of it an edit does not reach, known from files."""
 
+import copy
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -21,6 +23,7 @@ from unlearn_export.families import table
 from unlearn_export.families.contracts import CONTRACTS
 from unlearn_export.pipelines import check as checking
 from unlearn_export.pipelines.check import check
+from unlearn_export.pipelines.encoders import load_encoder
 from unlearn_export.pipelines.load import load_pipeline
 
 POOLED = "text_encoder_2 (CLIP-L): its pooled vector of the whole prompt"
@@ -131,6 +134,44 @@ def test_what_does_not_belong_is_refused_in_one_line(tmp_path, nothing_loaded):
     shard.rename(tmp_path / "away")
     with pytest.raises(UnlearnExportError, match="shard .* is missing"):
         check(sources["cog"], folder)
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "AnimateDiffPipeline", "LTX2Pipeline", "HunyuanVideo15Pipeline"])
+def test_a_pipeline_with_other_layers_above_the_same_table_is_refused(name, tmp_path):
+    pipe = PIPELINES[name]()
+    source = artifact(tmp_path / "artifact", pipe, onnx=name == "WanPipeline").path
+    tuned = copy.copy(pipe)
+    tuned.register_modules(text_encoder=copy.deepcopy(pipe.text_encoder))
+    key, weight = [p for p in tuned.text_encoder.named_parameters() if p[1].ndim == 2 and ".3." in p[0]][-1]
+    with torch.no_grad():
+        weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    for backend in ("torch", "onnx") if name == "WanPipeline" else ("torch",):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            tuned.text_encoder.to(dtype), pipe.text_encoder.to(dtype)
+            for given in (tuned, save_like_hub(tuned, tmp_path / f"tuned-{backend}-{dtype}", shards=2)):
+                with pytest.raises(EncoderError, match=r"of another base: its [\w.]+ differs") as caught:
+                    load_pipeline(given, encoder=source, backend=backend)
+                assert caught.match(re.escape(key.split(".3.")[1])) and "\n" not in str(caught.value)
+            assert load_pipeline(pipe, encoder=source, backend=backend).text_encoder.dtype == dtype  # the control
+            check(source, save_like_hub(pipe, tmp_path / f"own-{backend}-{dtype}", shards=2))
+    shutil.copytree(source / "text_encoder", tmp_path / "text_encoder")
+    check(tmp_path / "text_encoder", tuned)  # without a recipe nobody knows which layers are edited
+
+
+def test_an_edit_of_embedding_rows_fits_where_the_recipe_names_them(tmp_path):
+    pipe = PIPELINES["WanPipeline"]()
+    source = artifact(tmp_path / "artifact", pipe, changed=["shared.weight"]).path
+    loaded = load_pipeline(pipe, encoder=source).text_encoder
+    assert not torch.equal(loaded.shared.weight, pipe.text_encoder.shared.weight)
+    assert check(source, save_like_hub(pipe, tmp_path / "pipe")).complete
+    load_encoder(source, like=pipe.text_encoder)
+    shutil.copytree(source / "text_encoder", tmp_path / "text_encoder")
+    with pytest.raises(EncoderError, match="of another base: its token_embedding differs"):
+        check(tmp_path / "text_encoder", pipe)
+    other = copy.copy(pipe)
+    other.register_modules(text_encoder=tiny_pipelines.t5(multilingual=True, seed=5))
+    with pytest.raises(EncoderError, match="of another base: its encoder.block"):
+        check(source, other)
 
 
 def test_the_second_encoder_of_one_pipeline_is_the_first_of_another(tmp_path):

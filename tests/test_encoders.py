@@ -247,8 +247,22 @@ def test_an_edit_of_the_same_base_drops_in(folder):
     check_drop_in(tiny.edited(original), tiny.encoder().bfloat16())
     rounded = tiny.encoder().half().float()
     check_drop_in(tiny.edited(original), rounded)
+    check_drop_in(tiny.edited(original).half(), tiny.encoder().bfloat16())  # each rounded on its own
     load_encoder(folder, like=original)
     load_encoder(folder, backend="onnx", like=original)
+
+
+def test_an_encoder_that_was_trained_by_one_small_step_is_another_base():
+    original, changed = tiny.encoder("T5EncoderModel"), ["encoder.block.1.layer.1.DenseReluDense.wo.weight"]
+    twin, tuned = tiny.encoder("T5EncoderModel"), tiny.encoder("T5EncoderModel")
+    tiny.weight(twin, changed[0]).data.mul_(-2)
+    weight = tiny.weight(tuned, "encoder.block.1.layer.0.SelfAttention.q.weight")
+    weight.data += 1e-4 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).sign()
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        check_drop_in(twin, original.to(dtype), changed)
+        check_drop_in(twin, tuned.to(dtype))  # the control: its table is the same
+        refused(EncoderError, r"another base: its [\w.]+SelfAttention.q.weight", check_drop_in, twin, tuned, changed)
+    refused(EncoderError, r"another base: its [\w.]+wo.weight", check_drop_in, twin, original, [])
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 import copy
 import importlib
+import json
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from unlearn_export import plugins
 from unlearn_export.artifact import Artifact
@@ -20,11 +23,14 @@ from unlearn_export.concept import Concept
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor, make_method
-from unlearn_export.errors import BaseError, UnlearnExportError, UsageError
+from unlearn_export.errors import BaseError, EncoderError, UnlearnExportError, UsageError
 from unlearn_export.families import families, family_of
 from unlearn_export.families.contracts import CONTRACTS, contracts_of, readers_of
 from unlearn_export.families.tokens import final_states, tokenise
 from unlearn_export.loading import load_torch
+from unlearn_export.pipelines.check import check
+from unlearn_export.pipelines.encoders import load_encoder
+from unlearn_export.pipelines.load import load_pipeline
 from unlearn_export.probe import make_attacks, probe
 from unlearn_export.scorers import load_scorer
 from unlearn_export.stages import build
@@ -34,7 +40,8 @@ EXAMPLE = re.compile(
     r'```toml\n\[project\.entry-points\."(unlearn_export\.(\w+))"\]\n(.+?)```\s+```python\n(# (\w+)\.py\n.+?)```', re.S
 )
 EXAMPLES = {kind: (group, lines, code, module) for group, kind, lines, code, module in EXAMPLE.findall(PAGE)}
-Install = Callable[[str], None]
+ANCHOR = Anchor(steps=60, batch=8, pool=64)
+Install = Callable[..., None]
 
 
 def package(folder: Path, name: str, module: str, code: str, group: str, lines: str) -> None:
@@ -48,14 +55,14 @@ def package(folder: Path, name: str, module: str, code: str, group: str, lines: 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs the page's example of a kind, for one test."""
+    """Installs the page's example of a kind for one test, its code as it stands or with a change."""
     folder = tmp_path / "site-packages"
     folder.mkdir()
     modules: list[str] = []
 
-    def put(kind: str) -> None:
+    def put(kind: str, change: Callable[[str], str] = str) -> None:
         group, lines, code, module = EXAMPLES[kind]
-        package(folder, f"example-{kind}", module, code, group, lines)
+        package(folder, f"example-{kind}", module, change(code), group, lines)
         modules.append(module)
         monkeypatch.syspath_prepend(folder)
         importlib.invalidate_caches()
@@ -116,9 +123,7 @@ def test_a_family_of_one_file_is_erased_from_end_to_end(install: Install, bert: 
     own = load_base(bert)
     assert own.seat.family.name == "bert" and contracts_of("MyVideoPipeline") == own.seat.contracts
 
-    artifact = build(
-        own, [Concept("pizza", anchor="car")], Anchor(steps=60, batch=8, pool=64), tmp_path / "out", onnx=False
-    )
+    artifact = build(own, [Concept("pizza", anchor="car")], ANCHOR, tmp_path / "out", onnx=False)
     assert (bert / "model.safetensors").read_bytes() == before
     assert Artifact.open(artifact.path).verify() > 0
     recipe = artifact.recipe
@@ -140,6 +145,48 @@ def test_a_family_of_one_file_is_erased_from_end_to_end(install: Install, bert: 
     assert near < 0.85 * far  # random weights 32 wide leave little room: 0.78 here
     assert kept < far - near, "another word moved more than the concept came nearer"
     assert torch.allclose(states(edited, ""), states(own.encoder, ""), atol=1e-4)
+
+
+class MyVideoPipeline(DiffusionPipeline):
+    """The text side of the pipeline that the page's family is read by."""
+
+    def __init__(self, text_encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.register_modules(text_encoder=text_encoder, tokenizer=tokenizer)
+
+
+def as_a_class_of_its_own(code: str) -> str:
+    """The page's family for a class that transformers does not have."""
+    own = code.replace('"BertModel"', '"MyBert"').replace("text_class = BertModel", "text_class = MyBert")
+    return own.replace("class Bert(", "class MyBert(BertModel):\n    pass\n\n\nclass Bert(")
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "MyBert"])
+def test_an_artifact_of_a_family_of_one_file_goes_into_its_pipeline(
+    install: Install, bert: Path, tmp_path: Path, kind: str
+) -> None:
+    config = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps(config | {"architectures": [kind]}))
+    with pytest.raises(EncoderError, match=f"names {kind}: expected CLIPTextModel.*T5EncoderModel"):
+        load_encoder(bert)  # the control: nobody knows it yet
+    install("families", str if kind == "BertModel" else as_a_class_of_its_own)
+    own = load_base(bert)
+    artifact = build(own, [Concept("pizza", anchor="car")], ANCHOR, tmp_path / "out", onnx=False)
+    loaded = load_encoder(artifact.path)
+    assert type(loaded).__name__ == kind and not torch.equal(*(weights(e) for e in (loaded, own.encoder)))
+
+    pipe = MyVideoPipeline(copy.deepcopy(own.encoder), own.seat.tokenizer)
+    seated: Any = load_pipeline(pipe, encoder=artifact.path)
+    assert torch.equal(weights(seated.text_encoder), weights(loaded))
+    pipe.save_pretrained(tmp_path / "pipe")
+    assert check(artifact.path, tmp_path / "pipe").complete
+    other = MyVideoPipeline(type(own.encoder)(own.encoder.config), own.seat.tokenizer)
+    with pytest.raises(EncoderError, match="of another base: its token_embedding differs"):
+        load_pipeline(other, encoder=artifact.path)
+
+
+def weights(encoder: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([weight.flatten() for weight in encoder.state_dict().values()])
 
 
 def test_an_eraser(install: Install, base: Base) -> None:

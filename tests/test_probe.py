@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from tiny_artifacts import edited as turned
+from tiny_pipelines import PIPELINES, save_like_hub
 from transformers import PreTrainedModel
 
 from unlearn_export.artifact import Artifact
@@ -20,9 +22,11 @@ from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
 from unlearn_export.errors import UsageError
 from unlearn_export.evaluation.samples import with_encoder
+from unlearn_export.evaluation.scorer import Scores
 from unlearn_export.probe import attacks as every_attack
 from unlearn_export.probe import make_attacks, probe, table
 from unlearn_export.probe.languages import NAMES
+from unlearn_export.probe.subject import Subject, Target
 from unlearn_export.probe.words import misspelled
 from unlearn_export.textsearch import greedy_coordinate_gradient, said, typeable
 
@@ -201,6 +205,28 @@ def test_unknown_attacks_and_budgets_are_named() -> None:
         make_attacks(["direct"], words=["clé"])
     for level in ("quick", "default", "thorough"):
         assert [a.name for a in make_attacks(budget=[level])] == list(every_attack())
+
+
+class Watching(DemoScorer):
+    """Keeps the pictures that it is shown."""
+
+    def score(self, pixels: torch.Tensor) -> Scores:
+        self.shown = pixels
+        return Scores(
+            torch.zeros(len(pixels), len(self.concepts)), torch.zeros(len(pixels), 0), torch.ones(len(pixels))
+        )
+
+
+def test_the_attacked_encoder_sits_in_the_seat_that_it_was_taken_from(tmp_path: Path) -> None:
+    base = load_base(save_like_hub(PIPELINES["FluxPipeline"](), tmp_path / "flux"))
+    assert base.seat.name == "text_encoder_2"
+    pictures = []
+    for encoder in (base.encoder, turned(base.encoder)):
+        subject = Subject(base, encoder, scorer := Watching(), sampling=1)
+        subject.hits(Target(KEY, "key", ()), ["a photo of pizza"])
+        pictures.append(scorer.shown)
+    assert not torch.allclose(*pictures, atol=1e-3)
+    assert "text_encoder" in base.seats and base.pipeline.text_encoder_2 is base.encoder
 
 
 def run(*args: str | Path) -> Result:

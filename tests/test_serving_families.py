@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tiny_pipelines
 from PIL import Image
+from test_ort import Watched
 from tiny_artifacts import artifact
-from tiny_pipelines import PIPELINES, draw
+from tiny_pipelines import PIPELINES, draw, save_like_hub
 
 from serving import painter as painting
 from serving.contract import Request, Settings
@@ -37,6 +38,13 @@ NOT_TEXT = (  # of the small pipelines' arguments, those that a server has no wo
     *("segment_frame_length", "prev_segment_conditioning_frames", "latent_window_size", "t0", "t1", "strength"),
 )
 GUIDANCE = 3.0
+# Read in diffusers: Latte cuts the negative prompt to the prompt's length, whatever its own; Chroma adds its mask to the
+# attention scores; the others give the encoder no mask.
+PADDING_IS_READ = (
+    *("CogVideoXPipeline", "LTXPipeline", "LattePipeline", "Cosmos2_5_PredictBasePipeline", "Kandinsky5T2VPipeline"),
+    *("AnimateDiff", "PIA", "TextToVideo", "Chroma"),
+)
+MASKED_STILLS = [name for name in PIPELINES if name not in SMALL and name.startswith(("PixArt", "Sana", "Hunyuan"))]
 
 
 def few(name):
@@ -79,8 +87,35 @@ def directly(pipe, **changes):
     return draw(pipe, "a photo of pizza", **changes)[0]
 
 
+@pytest.fixture
+def columns(monkeypatch):
+    """Of each run of an ONNX encoder: the columns that it was called with, those that a mask leaves, those computed."""
+    seen, run = [], OrtTextEncoder._states
+
+    def watched(encoder, names, ids, mask):
+        session = encoder.session = Watched(encoder.session)
+        try:
+            return run(encoder, names, ids, mask)
+        finally:
+            left = ids.shape[1] if mask is None else int(mask.bool().any(0).sum())
+            seen.extend((ids.shape[1], left, computed) for computed in session.lengths)
+            encoder.session = session.session
+
+    monkeypatch.setattr(OrtTextEncoder, "_states", watched)
+    return seen
+
+
+def no_padding_is_computed(name, columns):
+    """Nor is a word left out; where padding is read, all of it is computed. The first run is the graph's own test."""
+    whole = name.startswith(PADDING_IS_READ)
+    assert columns.pop(0) == (2, 2, 2)
+    assert columns and all(computed == (full if whole else left) for full, left, computed in columns)
+    assert whole or any(computed < full for full, _, computed in columns)
+    columns.clear()
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_direct_served_and_onnx_clips_are_one(name, tmp_path, monkeypatch):
+def test_direct_served_and_onnx_clips_are_one(name, tmp_path, monkeypatch, columns):
     pipe = PIPELINES[name]()
     source = artifact(tmp_path, pipe, onnx=True)
     own = pipe.text_encoder
@@ -89,10 +124,31 @@ def test_direct_served_and_onnx_clips_are_one(name, tmp_path, monkeypatch):
     onnx = load_pipeline(pipe, encoder=source.path, backend="onnx")
     assert isinstance(onnx.text_encoder, OrtTextEncoder) and pipe.text_encoder is own
     assert np.abs(directly(onnx) - direct).max() < max(near, 1e-4)
+    no_padding_is_computed(name, columns)
     painter = serve(monkeypatch, pipe, source, allow_original=True)
     served, original = painter.draw([request(pipe), request(pipe, encoder="original")]).frames
     assert np.abs(served - direct).max() < near
     assert np.abs(served - original).max() > 3 * near  # the control
+
+
+@pytest.mark.parametrize("name", [*MASKED_STILLS, "ChromaPipeline"])
+def test_stills_leave_padding_out_alike(name, tmp_path, columns):
+    pipe = PIPELINES[name]()
+    source = artifact(tmp_path, pipe, onnx=True)
+    torch, onnx = (draw(load_pipeline(pipe, encoder=source.path, backend=b), "pizza") for b in ("torch", "onnx"))
+    assert np.abs(torch - onnx).max() < 1e-4
+    no_padding_is_computed(name, columns)
+
+
+@pytest.mark.parametrize("name", ["MochiPipeline", "LTXPipeline"])
+def test_the_server_and_a_folder_leave_it_out_too(name, tmp_path, monkeypatch, columns):
+    pipe = PIPELINES[name]()
+    source = artifact(tmp_path / "artifact", pipe, onnx=True)
+    serve(monkeypatch, pipe, source, backend="onnx").draw([request(pipe)])
+    no_padding_is_computed(name, [columns[0], *(seen for seen in columns if seen[0] == max(columns)[0])])
+    columns.clear()
+    directly(load_pipeline(save_like_hub(pipe, tmp_path / "pipe"), encoder=source.path, backend="onnx"))
+    no_padding_is_computed(name, columns)
 
 
 @pytest.mark.parametrize("name", ["WanPipeline", "SkyReelsV2Pipeline", "HeliosPipeline", "SanaVideoPipeline"])
@@ -141,6 +197,13 @@ def test_both_encoders_of_an_artifact_are_served(tmp_path, monkeypatch):
     alone = serve(monkeypatch, pipe, one)
     assert alone.describe()["uncovered"] == ["text_encoder_2 (bigG): its states and its pooled vector"]
     assert np.abs(alone.draw([request(pipe)]).frames[0] - direct).max() > 1e-4
+
+
+def test_an_edit_of_embedding_rows_is_served(tmp_path, monkeypatch):
+    pipe = PIPELINES["WanPipeline"]()
+    source = artifact(tmp_path, pipe, changed=["shared.weight"])
+    direct = directly(load_pipeline(pipe, encoder=source.path))
+    assert np.abs(serve(monkeypatch, pipe, source).draw([request(pipe)]).frames[0] - direct).max() < 1e-5
 
 
 def test_embeddings_are_bounded_in_bytes():

@@ -26,10 +26,14 @@ def edited(encoder: PreTrainedModel) -> PreTrainedModel:
     """A copy with one weight of its second layer turned round."""
     twin = copy.deepcopy(encoder)
     named = dict(twin.named_parameters())
-    key = next(k for k in named if ".1." in k and k.endswith(EDITED) and "vision" not in k and "visual" not in k)
     with torch.no_grad():
-        named[key].mul_(-2)
+        named[next(filter(turned, named))].mul_(-2)
     return twin
+
+
+def turned(key: str) -> bool:
+    """Whether a tensor's name is of the kind that is edited: the first such one is."""
+    return ".1." in key and key.endswith(EDITED) and "vision" not in key and "visual" not in key
 
 
 def artifact(
@@ -41,18 +45,24 @@ def artifact(
     readers: Sequence[str] = (),
     changed: Sequence[str] = (),
 ) -> Artifact:
-    """A sealed artifact that has erased pizza from these seats of a pipeline, fitted under its own way of reading."""
+    """A sealed artifact that has erased pizza from these seats of a pipeline, fitted under its own way of reading.
+
+    changed: parameters of the first seat whose leading rows are edited as well.
+    """
     about = {}
     for seat in seats:
         own = getattr(pipe, seat)
         row = next(c for c in contracts_of(type(pipe).__name__) if c.seat == seat)
         twin = edited(own)
+        for name in changed if seat == seats[0] else ():
+            twin.get_parameter(name).data[:200] += 1
         twin.save_pretrained(folder / seat)
         if onnx:
             shutil.copy(_graph(_digest(twin), twin), folder / seat / "model.onnx")
         read = tuple(readers) or (row.pipelines[0],)
         keys = tuple(Weights.open(folder / seat).files)
-        record = SeatRecord(type(own).__name__, "", "", row.tokenizer, "", read, tuple(changed), keys, 0)
+        told = (next(filter(turned, keys)), *changed)
+        record = SeatRecord(type(own).__name__, "", "", row.tokenizer, "", read, told, keys, 0)
         about[seat] = asdict(record)
     (folder / "unlearning").mkdir()
     write_json(folder / "unlearning/recipe.json", {"format": 2, "seats": about, "concepts": [{"name": "pizza"}]})

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from .denoisers import Denoiser, denoiser_of
 from .errors import BaseError, UsageError
-from .families import EncoderFamily, family_of
+from .families import EncoderFamily, class_of, family_of
 from .families.contracts import ReaderContract, contracts_of, nearest, readers_of
 from .families.tokens import Tokens, tokenise
 from .lazy import Lazy
@@ -59,10 +59,8 @@ class Seat:
     @cached_property
     def config(self) -> Any:
         """transformers' configuration of the encoder."""
-        import transformers
-
         try:
-            return getattr(transformers, self.architecture).config_class.from_pretrained(self.folder)
+            return class_of(self.architecture).config_class.from_pretrained(self.folder)
         except (OSError, ValueError, AttributeError) as error:
             raise BaseError(f"cannot read {self.folder / 'config.json'}: {one_line(error)}") from error
 

@@ -4,15 +4,14 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .errors import BaseError, EncoderError
+from .families import class_of
 
 # any one of these holds all of a tokenizer
 TOKENIZER_FILES = (
@@ -25,14 +24,14 @@ TOKENIZER_FILES = (
 
 
 def load_torch(folder: Path, architecture: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The encoder in a folder as the transformers class ``architecture``, in ``dtype`` or as it is stored.
+    """The encoder in a folder as the class ``architecture`` (see ``class_of``), in ``dtype`` or as it is stored.
 
     Raises EncoderError for tensors that are missing, unexpected, of another shape or not finite: transformers would
     make them up or drop them with a warning.
     """
     if not any(folder.glob("*.safetensors")):
         raise EncoderError(f"no .safetensors in {folder}: other formats can run code and are not read")
-    kind: Any = getattr(transformers, architecture)
+    kind = class_of(architecture)
     try:
         with quiet():
             encoder, info = kind.from_pretrained(

@@ -29,6 +29,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
         "llama": "unlearn_export.families.decoder:Llama",
         "qwen2.5-vl": "unlearn_export.families.decoder:Qwen25VL",
         "qwen3": "unlearn_export.families.decoder:Qwen3",
+        "qwen3-vl": "unlearn_export.families.decoder:Qwen3VL",
         "gemma2": "unlearn_export.families.decoder:Gemma2",
         "gemma3": "unlearn_export.families.decoder:Gemma3",
     },

@@ -235,7 +235,7 @@ def load_t2v(source: str, base: Base) -> DiffusionPipeline:
     try:
         if own is None:
             raise EncoderError("it has none")
-        check_drop_in(base.encoder, own)
+        check_drop_in(base.encoder, own, changed=())
     except EncoderError as error:
         raise BaseError(f"{source} does not share its text encoder with {base.source}: {error}") from error
     return pipeline

@@ -31,7 +31,7 @@ def check(
 ) -> None:
     """May the edited encoder SOURCE go into this pipeline, and which of its text paths stay unedited?
 
-    SOURCE is an artifact folder, one encoder's folder, or a Hub id. Nothing but configs and embedding tables is read.
+    SOURCE is an artifact folder, one encoder's folder, or a Hub id. Only configs and rows of tensors are read.
     Exit code 3 where something is not covered, 1 where the encoder does not belong there.
 
     Example: unlearn-export check out --t2v demo:t2v-unet3d

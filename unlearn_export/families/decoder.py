@@ -9,6 +9,7 @@ from transformers import (
     LlamaModel,
     Qwen2_5_VLTextModel,
     Qwen3Model,
+    Qwen3VLTextModel,
 )
 
 from .family import EncoderFamily
@@ -46,6 +47,18 @@ class Qwen3(Llama):
     name = "qwen3"
     architectures: ClassVar[tuple[str, ...]] = ("Qwen3Model", "Qwen3ForCausalLM")
     text_class = Qwen3Model
+
+
+class Qwen3VL(Qwen3):
+    """Qwen3-VL's language model (MiniMax-H3, of which there is no contract yet)."""
+
+    name = "qwen3-vl"
+    architectures: ClassVar[tuple[str, ...]] = (
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLTextModel",
+        "Qwen3VLModel",
+    )
+    text_class = Qwen3VLTextModel
 
 
 class Gemma2(Llama):

@@ -23,7 +23,8 @@ class EncoderFamily:
     A subclass is one family and is used without instances: what differs are the class variables, and where that is not
     enough, a method. Names of tensors are *canonical*, those of ``text_class``; a file's own differ by a prefix.
 
-    ``architectures``: transformers' classes whose text part this is. ``text_class``: the one that is built of it.
+    ``architectures``: the classes whose text part this is, by name. ``text_class``: the one that is built of it, and
+    what a name stands for that is none of transformers'.
     ``prefixes``: what a stored key may begin with before the canonical name, longest first. ``stack``: the way to the
     list of layers. ``parts``: what the names of the editable linear layers contain. ``embedding``: canonical name of
     the token embedding; ``tied``: other names of the same tensor, which a file may hold in its stead or as well.

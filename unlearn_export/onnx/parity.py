@@ -29,7 +29,7 @@ def check_parity(encoder: PreTrainedModel, layers: tuple[int, ...], path: Path, 
     longest = min(LONGEST, getattr(encoder.config, "max_position_embeddings", LONGEST))
     decoder = type(encoder).__name__ in DECODERS
     flat, generator, worst = Flat(encoder, layers), torch.Generator().manual_seed(1), 0.0
-    shapes = ((1, longest, False), (3, longest, True), (1, 2, False), (3, longest // 3, False), (5, longest // 2, True))
+    shapes = ((1, longest, False), (3, longest, True), (1, 1, False), (3, longest // 3, False), (5, longest // 2, True))
     for batch, length, left in shapes:
         inputs = sample(encoder, batch, length, generator, left=left)
         with torch.no_grad():

@@ -13,20 +13,18 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
-from safetensors import safe_open
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..artifact import read_json
 from ..base import read_index
 from ..errors import EncoderError, UnlearnExportError, UsageError
-from ..families import family_of
+from ..families import architectures, family_of
 from ..families.contracts import ReaderContract, contracts_of, differences, nearest
 from ..loading import one_line, quiet
 from ..plugins import found
-from ..weights import INDEX, SINGLE
-from .dropin import Facts, check_drop_in, named_tables, table_of
-from .encoders import CLASSES, HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
+from ..weights import INDEX, SINGLE, Weights
+from .dropin import TABLES, Facts, Readers, check_drop_in, in_files, named, stored
+from .encoders import HUB_ID, Backend, Found, architecture_in, check_backend, load_folder, locate
 
 Source: TypeAlias = str | Path | PreTrainedModel
 
@@ -103,9 +101,9 @@ class Held:
     def _within(cls, folder: Path, fetch: Callable[[list[str]], Path] | None) -> "Held":
         index = read_index(folder)
         parts = {n: p[1] for n, p in index.items() if isinstance(p, list) and len(p) == 2 and p[1]}
-        tables = partial(_fetched_tables, fetch) if fetch else None
+        tensors = partial(_fetched, fetch) if fetch else None
         seats = {
-            name: Facts.within(folder / name, kind, tables)
+            name: Facts.within(folder / name, kind, tensors)
             for name, kind in parts.items()
             if name.startswith("text_encoder") and (folder / name / "config.json").is_file()
         }
@@ -123,7 +121,8 @@ def check(
     """May this encoder go into that pipeline, and which of its text paths stay unedited? No weights are loaded.
 
     source, pipeline, backend and revisions: as ``load_pipeline`` takes them. Raises EncoderError where an encoder does
-    not belong there: a seat that the pipeline lacks, another class, other sizes, other embedding tables.
+    not belong there: a seat that the pipeline lacks, another class, other sizes, other weights where the edit left them
+    alone (see ``check_drop_in``). Of a pipeline on the Hub those are compared that lie in one file with its tables.
     """
     held = Held.of(pipeline, revision)
     return coverage(place(edits(source, backend, encoder_revision), held), held)
@@ -149,12 +148,13 @@ def edits(
 
 def edits_in(where: Found, backend: Backend = "torch") -> list[Edited]:
     """The encoders of a source that has been located."""
-    about, found = _about(where.recipe), []
+    found = []
     for seat, folder in where.folders.items():
-        kind = about.get(seat, {}).get("architecture", "")  # a base's model_index.json may say other than its config
-        kind = kind if kind in CLASSES else architecture_in(folder)
+        about = where.about.get(seat, {})
+        kind = about.get("architecture", "")  # a base's model_index.json may say other than its config
+        kind = kind if kind in architectures() else architecture_in(folder)
         load = partial(load_folder, folder, backend, architecture=kind)
-        found.append(Edited(Facts.within(folder, kind), load, about.get(seat, {}), seat, folder, where.alone))
+        found.append(Edited(Facts.within(folder, kind), load, about, seat, folder, where.alone))
     return found
 
 
@@ -174,7 +174,7 @@ def place(encoders: Sequence[Edited], held: Held) -> dict[str, Edited]:
                 f"no seat for the {seat} ({encoder.facts.kind}): this {held.kind} has {', '.join(held.seats)}{alone}"
             )
         try:
-            check_drop_in(encoder.facts, held.seats[seat])
+            check_drop_in(encoder.facts, held.seats[seat], encoder.about.get("changed"))
         except EncoderError as error:
             where = f"{seat}: " if len(held.seats) > 1 or len(encoders) > 1 else ""
             raise EncoderError(f"{where}{error}{alone}") from error
@@ -252,14 +252,6 @@ def _likely(facts: Facts, held: Held) -> str:
     return (alike or list(held.seats))[0]
 
 
-def _about(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What a recipe tells of each seat; one of the first format had a single CLIP, read as Stable Diffusion does."""
-    if not recipe or recipe.get("seats"):
-        return dict(recipe.get("seats") or {})
-    changed = (recipe.get("changed") or {}).get("tensors", [])
-    return {"text_encoder": {"readers": ["StableDiffusionPipeline"], "changed": changed}}
-
-
 def _reading(encoder: Edited, row: ReaderContract, kind: str) -> list[str]:
     """What of this row's own reading the edit was not fitted to."""
     paths = []
@@ -297,18 +289,16 @@ def _fetch(source: str, revision: str | None, patterns: list[str]) -> Path:
         raise UnlearnExportError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}") from error
 
 
-def _fetched_tables(fetch: Callable[[list[str]], Path], folder: Path) -> dict[str, Tensor]:
-    """The embedding tables of an encoder on the Hub: of its shards only those that hold one are fetched."""
-    files = [SINGLE]
+def _fetched(fetch: Callable[[list[str]], Path], folder: Path, kind: str) -> Readers:
+    """The tensors of an encoder on the Hub; of its shards only those that hold an embedding table are fetched."""
+    listed: dict[str, str] = {}
     if (folder / INDEX).is_file():
         listed = read_json(folder / INDEX).get("weight_map") or {}
-        files = sorted({file for key, file in listed.items() if table_of(key)})
-    fetch([f"{folder.name}/{file}" for file in files])
-    tensors: dict[str, Tensor] = {}
+        tables = {listed[key] for name, key in named(kind, listed).items() if name in TABLES.values()}
+        listed = {key: file for key, file in listed.items() if file in tables}
+    files = set(listed.values()) or {SINGLE}
+    fetch([f"{folder.name}/{file}" for file in sorted(files)])
     for file in files:
         if not (folder / file).is_file():
             raise EncoderError(f"no {file} in {folder.name}/ of the pipeline: its own encoder cannot be told")
-        with safe_open(folder / file, "pt") as opened:
-            keys = [key for key in opened.keys() if table_of(key)]  # noqa: SIM118 (no dict)
-            tensors |= {key: opened.get_tensor(key) for key in keys}
-    return named_tables(tensors)
+    return in_files(Weights(folder, listed), kind) if listed else stored(folder, kind)

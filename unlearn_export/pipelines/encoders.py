@@ -8,24 +8,11 @@ from typing import Any, Literal
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
-from transformers import (
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    Gemma2Model,
-    Gemma3ForConditionalGeneration,
-    Gemma3TextModel,
-    LlamaModel,
-    PreTrainedModel,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLTextModel,
-    Qwen3Model,
-    Qwen3VLForConditionalGeneration,
-    T5EncoderModel,
-    UMT5EncoderModel,
-)
+from transformers import PreTrainedModel
 
 from ..artifact import MANIFEST, RECIPE, Artifact, read_json, sha256
 from ..errors import ArtifactError, EncoderError, HubError, UsageError
+from ..families import architectures, class_of
 from ..loading import load_torch, one_line, quiet
 from .dropin import check_drop_in
 from .ort import OrtTextEncoder, open_session
@@ -42,23 +29,6 @@ __all__ = [
 ]
 
 Backend = Literal["torch", "onnx"]
-CLASSES: dict[str, Any] = {
-    c.__name__: c
-    for c in (
-        CLIPTextModel,
-        CLIPTextModelWithProjection,
-        T5EncoderModel,
-        UMT5EncoderModel,
-        LlamaModel,
-        Qwen2_5_VLTextModel,
-        Qwen2_5_VLForConditionalGeneration,
-        Qwen3Model,
-        Qwen3VLForConditionalGeneration,
-        Gemma2Model,
-        Gemma3TextModel,
-        Gemma3ForConditionalGeneration,
-    )
-}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = ("text_encoder*/model.safetensors", "text_encoder*/model-*.safetensors")
 HUB_FILES = {"torch": _WEIGHTS, "onnx": ("text_encoder*/model.onnx", "text_encoder*/model.onnx_data", *_WEIGHTS)}
@@ -74,6 +44,15 @@ class Found:
     folders: Mapping[str, Path]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     alone: bool = False
+
+    @property
+    def about(self) -> dict[str, Mapping[str, Any]]:
+        """What the recipe tells of each seat; one of the first format had a single CLIP, read as Stable Diffusion does."""
+        if not self.recipe or self.recipe.get("seats"):
+            return dict(self.recipe.get("seats") or {})
+        changed = self.recipe.get("changed")
+        told = {"changed": changed["tensors"]} if changed else {}
+        return {"text_encoder": {"readers": ["StableDiffusionPipeline"], **told}}
 
 
 def load_encoder(
@@ -96,13 +75,15 @@ def load_encoder(
     altered files, HubError for a failed download, DependencyError where the provider cannot be had.
     """
     check_backend(backend)
+    about: Mapping[str, Any] = {}
     if isinstance(source, PreTrainedModel):
         encoder = source
     else:
-        folder = next(iter(locate(source, backend, revision).folders.values()))
-        encoder = load_folder(folder, backend, provider)
+        where = locate(source, backend, revision)
+        seat, folder = next(iter(where.folders.items()))
+        encoder, about = load_folder(folder, backend, provider), where.about.get(seat, {})
     if like is not None:
-        check_drop_in(encoder, like)
+        check_drop_in(encoder, like, about.get("changed"))
     return encoder
 
 
@@ -116,7 +97,7 @@ def load_folder(
     name = architecture or architecture_in(folder)
     if backend == "torch":
         return load_torch(folder, name)
-    return open_session(folder, CLASSES[name].config_class.from_pretrained(folder), provider)
+    return open_session(folder, class_of(name).config_class.from_pretrained(folder), provider)
 
 
 def check_backend(backend: str) -> None:
@@ -180,10 +161,10 @@ def _verify_present(root: Path) -> None:
 
 
 def architecture_in(folder: Path) -> str:
-    """The class that an encoder's config.json names. Raises EncoderError for none, or one that is not known."""
+    """The class that an encoder's config.json names. Raises EncoderError for none, or one of no family."""
     if not (folder / "config.json").is_file():
         raise EncoderError(f"no text encoder in {folder}: config.json is missing")
     names = read_json(folder / "config.json").get("architectures") or ["nothing"]
-    if names[0] not in CLASSES:
-        raise EncoderError(f"{folder / 'config.json'} names {names[0]}: expected {', '.join(CLASSES)}")
+    if names[0] not in (known := architectures()):
+        raise EncoderError(f"{folder / 'config.json'} names {names[0]}: expected {', '.join(known)}")
     return str(names[0])

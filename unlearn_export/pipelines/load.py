@@ -18,7 +18,7 @@ from ..plugins import found
 from ..profile import UNKNOWN, Profile
 from .check import Held, Source, calm, check_source, coverage, edits, load_registered, place, registered
 from .encoders import Backend
-from .seat import seated
+from .seat import seat, trim_padding
 
 
 def load_pipeline(
@@ -39,7 +39,7 @@ def load_pipeline(
     encoder: anything ``load_encoder`` reads, with ``backend`` and ``provider``, or a mapping from seats such as
     "text_encoder_2" to such; None keeps the pipeline's own. Every encoder of an artifact goes into the seat that its
     folder is named after, must pass ``check_drop_in`` there, and takes the dtype and device of the one it replaces,
-    which is not loaded.
+    which is not loaded. An ONNX encoder computes no padding where the pipeline reads none (see ``trim_padding``).
     dtype: of a pipeline that is loaded here; a loaded one keeps its own. device: where all of it is moved to.
 
     Warns with ``UncoveredWarning`` of the text paths that the edit does not reach (see ``check``). Raises EncoderError
@@ -55,19 +55,17 @@ def load_pipeline(
             warnings.warn(f"not covered by the edit: {'; '.join(told.uncovered)}", UncoveredWarning, stacklevel=2)
         given = encoder.values() if isinstance(encoder, Mapping) else [encoder]
         loaded = {}
-        for seat, edited in placed.items():
+        for name, edited in placed.items():
             model = edited.load(provider)
-            loaded[seat] = copy.deepcopy(model) if any(model is g for g in given) else model
+            loaded[name] = copy.deepcopy(model) if any(model is g for g in given) else model
         if held.pipeline is not None:
             pipe = held.pipeline if dtype is None or isinstance(t2v, DiffusionPipeline) else held.pipeline.to(dtype)
-            for seat, model in loaded.items():
-                own = getattr(pipe, seat)
-                model.to(own.device, own.dtype)
-            pipe = seated(pipe, loaded)
+            pipe = seat(pipe, loaded)
         else:
-            for seat, model in loaded.items():
-                model.to(dtype or _dtype(held, seat))
+            for name, model in loaded.items():
+                model.to(dtype or _dtype(held, name))
             pipe = open_pipeline(str(t2v), revision, dtype, loaded)
+            trim_padding(pipe)
     if device is not None:
         pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
@@ -93,9 +91,9 @@ def open_pipeline(
         raise UnlearnExportError(f"cannot load the pipeline {t2v}: {one_line(error)}") from error
 
 
-def _dtype(held: Held, seat: str) -> torch.dtype:
+def _dtype(held: Held, name: str) -> torch.dtype:
     """What the pipeline's own encoder would be loaded in: as it is stored."""
-    return next(iter(held.seats[seat].tables().values())).dtype
+    return next(iter(held.seats[name].tensors().values()))().dtype
 
 
 def profile_of(t2v: str) -> Profile:

@@ -43,8 +43,8 @@ class OrtTextEncoder(PreTrainedModel):
     encoder's own length; a state that the graph was exported without raises EncoderError once it is used.
 
     trim: cut the columns that are padding in every row off both ends before the run, and return zeros at every padded
-    position. Set it only for a reader that masks, zeroes or cuts padded positions itself. The read states are then the
-    same: no unmasked position attends to padding, T5's and UMT5's biases and rotary angles depend on distances alone
+    position. Only for a reader that masks, zeroes or cuts padded positions itself; ``load_pipeline`` and the server set
+    it by the pipeline's contract. The read states are then the same: no unmasked position attends to padding, T5's and UMT5's biases and rotary angles depend on distances alone
     (cutting on the left changes a decoder's rounding). Without a mask nothing is cut, and CLIP's graph takes none.
     """
 

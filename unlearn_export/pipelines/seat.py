@@ -4,8 +4,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import EncoderError
-from .dropin import check_drop_in
+from ..families.contracts import contracts_of
+from .ort import OrtTextEncoder
+from .prompts import JOINT
 
 
 def seated(pipeline: Any, parts: Mapping[str, Any]) -> Any:
@@ -23,12 +24,28 @@ def seated(pipeline: Any, parts: Mapping[str, Any]) -> Any:
 def seat(pipeline: Any, encoders: Mapping[str, Any]) -> Any:
     """A copy of the pipeline with these very encoders, each moved to the dtype and device of the one it replaces.
 
-    Raises EncoderError for a seat that the pipeline lacks, or unless every one passes ``check_drop_in``.
+    Whether they belong there is for ``check.place`` to say.
     """
     for name, encoder in encoders.items():
-        own = getattr(pipeline, name, None)
-        if own is None:
-            raise EncoderError(f"this {type(pipeline).__name__} has no {name} to replace or to compare with")
-        check_drop_in(encoder, own)
+        own = getattr(pipeline, name)
         encoder.to(own.device, own.dtype)
-    return seated(pipeline, encoders)
+    other = seated(pipeline, encoders)
+    trim_padding(other)
+    return other
+
+
+def trim_padding(pipeline: Any) -> None:
+    """Let each ONNX encoder of a pipeline leave padding out where the contract of its seat says that nobody reads it.
+
+    That is where the encoder is given the mask and the denoiser heeds no more than what it covers. Where the negative
+    prompt is cut to another prompt's length, its padding is read.
+    """
+    kind = type(pipeline).__name__
+    unread = {
+        row.seat
+        for row in contracts_of(kind)
+        if row.mask and row.reads == "mask" and not row.pooled and kind not in JOINT
+    }
+    for name, part in pipeline.components.items():
+        if isinstance(part, OrtTextEncoder):
+            part.trim = name in unread

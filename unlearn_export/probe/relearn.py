@@ -81,7 +81,8 @@ class Relearn:
             optimizer = torch.optim.Adam(groups)
             for step in range(self.steps + 1):
                 if step in self.counted:
-                    curve[step] = subject.hits(target, prompts, with_encoder(base.pipeline, encoder), quiet=True)
+                    tuned = with_encoder(base.pipeline, {base.seat.name: encoder})
+                    curve[step] = subject.hits(target, prompts, tuned, quiet=True)
                 if step == self.steps:
                     break
                 which = torch.randint(len(pictures), (self.batch,), generator=generator)

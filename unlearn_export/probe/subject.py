@@ -64,7 +64,7 @@ class Subject:
         changes their last bits. quiet: tell no progress.
         """
         assert self.scorer is not None
-        pipeline = pipeline or with_encoder(self.base.pipeline, self.encoder)
+        pipeline = pipeline or with_encoder(self.base.pipeline, {self.base.seat.name: self.encoder})
         asks = [Ask(prompt, target.name, "", self.seed + i) for i, prompt in enumerate(prompts)]
         pixels = draw(
             pipeline,
