@@ -21,6 +21,7 @@ from unlearn_export.families import families, family_of
 from unlearn_export.families.contracts import CONTRACTS
 from unlearn_export.families.tokens import final_states, read_states, tokenise
 from unlearn_export.loading import load_torch
+from unlearn_export.textsearch import hearing
 from unlearn_export.weights import Weights
 
 PIZZA = Concept("pizza", anchor="clown")
@@ -232,3 +233,10 @@ def test_a_fit_that_ends_no_better_fails(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="ends no better than it began") as error:
         erase(load_base(tmp_path), [PIZZA], Anchor(steps=3, batch=2, pool=8, lr=1e6))
     assert error.value.exit_code == 3
+
+
+def test_an_encoder_hears_what_replaces_its_word_embeddings(base: Base) -> None:
+    plain = read(base, base.encoder, "a photo of pizza")
+    with hearing(base.encoder, lambda _ids, embeddings: embeddings.flip(-1)):
+        assert not torch.allclose(read(base, base.encoder, "a photo of pizza"), plain, atol=1e-3)
+    assert torch.equal(read(base, base.encoder, "a photo of pizza"), plain)

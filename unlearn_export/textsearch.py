@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .base import Base
@@ -16,12 +16,18 @@ Loss = Callable[[Tensor], Tensor]  # states [n, length, d] → [n]
 
 @contextmanager
 def hearing(encoder: PreTrainedModel, change: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Let ``change(ids, embeddings)`` replace the token embeddings [n, length, d] of every call in the block."""
-    handle = encoder.get_input_embeddings().register_forward_hook(lambda _m, args, out: change(args[0], out))
+    """Let ``change(ids, embeddings)`` replace the token embeddings [n, length, d] of every call in the block.
+
+    T5 looks tokens up in a module of its own that shares the table: every one that does is listened to.
+    """
+    table = encoder.get_input_embeddings().weight
+    lookups = [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is table]
+    handles = [m.register_forward_hook(lambda _m, args, out: change(args[0], out)) for m in lookups]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def typeable(base: Base, without: Sequence[str] = ()) -> Tensor:
