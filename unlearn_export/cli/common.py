@@ -1,6 +1,7 @@
 """What the commands share: the group with its exit codes, options, progress, output."""
 
 import json
+import math
 import os
 import signal
 import sys
@@ -156,7 +157,8 @@ class Bars:
 
     def step(self, step: int, total: int, loss: float) -> None:
         self.show("erase", step, total)
-        self.bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+        if not math.isnan(loss):
+            self.bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
 
     def progress(self, label: str, done: int, total: int) -> None:
         self.show(f"evaluate {label}", done, total)

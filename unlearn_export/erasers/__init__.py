@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT", "Anchor", "Eraser", "FewShotAscent", "OnStep", "erasers", "make_method"]
 
-OnStep = Callable[[int, int, float], None]  # step, steps at most, loss
+OnStep = Callable[[int, int, float], None]  # step, steps at most, loss; nan where there is none yet
 
 
 class Eraser(Protocol):

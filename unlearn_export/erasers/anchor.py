@@ -67,14 +67,14 @@ class Anchor(FitOptions):
         layers = seat.family.linears(skeleton, self.parts)
         learning = sum(p.numel() for layer in layers.values() for p in layer.parameters())
         steps, batch, pool = self.sizes(learning)
-        positions = sum(_positions(c) for c in seat.contracts)
-        flops = 2 * learning * 4 * pool * positions
         solved = solvable(seat.family, layers)
+        if solved and self.steps is None:
+            steps = 0
+        positions = sum(_positions(c) for c in seat.contracts)
+        flops = learning * positions * (2 * 4 * pool + 6 * steps * 3 * batch / len(seat.contracts))
         inputs = layers[solved].in_features if solved else 0
         rows = min(inputs, 3 * pool * positions)
         flops += 2 * 3 * pool * positions * rows * inputs
-        if self.steps is not None or not solved:  # after a solve they are seldom needed
-            flops += 6 * learning * steps * 3 * batch * positions / len(seat.contracts)
         stored = seat.get(seat.family.embedding).element_size()
         held = learning * ((16 if steps else 4) + 2 * stored) + 16 * pool * positions * seat.width + 16 * rows * inputs
         return Cost(learning, int(held + 0.8 * GIB), flops)
@@ -96,8 +96,7 @@ class Anchor(FitOptions):
                 if on_step:
                     on_step(number * steps + step, len(bench.seats) * steps, value)
 
-            fit = Fit(self, bench, seat, concepts)
-            tensors[name], loss[name] = fit.run(tell)
+            tensors[name], loss[name] = Fit(self, bench, seat, concepts, tell).run()
             parent[name] = seat.weights.fingerprint
         return Edit(parent, tensors, loss)
 

@@ -22,7 +22,6 @@ from .ridge import Ridge
 from .training import Pin, only_trainable, relative_steps, stored_like
 
 CHECKS = 10  # times that the fit is looked at
-ENOUGH = 0.5  # share of the first loss below which a solve needs no steps
 PADDING = 8  # positions of a row's padding that stand for all of it in the solve
 
 
@@ -78,7 +77,15 @@ class Reading:
 class Fit:
     """One seat's fit: the first layers alone, under every contract that the edit is to cover."""
 
-    def __init__(self, options: FitOptions, bench: Bench, seat: Seat, concepts: Sequence[Concept]) -> None:
+    def __init__(
+        self,
+        options: FitOptions,
+        bench: Bench,
+        seat: Seat,
+        concepts: Sequence[Concept],
+        on_step: Callable[[int, int, float], None] = lambda *_: None,
+    ) -> None:
+        """on_step: told what is done, of how much, and the loss: nan while the original is still being read."""
         self.options, self.seat, self.family, self.generator = options, seat, seat.family, bench.generator
         self.device = bench.base.device
         self.depth = min(options.depth, seat.depth)
@@ -88,8 +95,10 @@ class Fit:
         solved = solvable(self.family, learning)
         self.steps, self.batch, self.pool = options.sizes(count, len(concepts))
         if solved and options.steps is None:
-            self.steps //= 4
+            self.steps = 0  # from a solve's result they were seen to find next to nothing better
         self.batch = min(self.batch, self.pool // 2)
+        self.on_step, self.done = on_step, 0
+        self.all = self.steps + len(seat.contracts) * len(self._blocks())
         prompts = Prompts(bench.vocabulary, seat.tokenizer, concepts, options.holdout, bench.generator)
         pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
         texts = [p[0] for p in pairs] + kept + [p[2] for p in pairs]
@@ -116,7 +125,7 @@ class Fit:
         asked, meant = tokens[: 3 * n], tokens[3 * n :]
         fit = _counted(asked, contract)
         lengths = {}
-        for rows in (*_blocks(0, n), *_blocks(n, 3 * n)):
+        for rows in self._blocks():
             lengths[rows.start, rows.stop] = length = self._length(asked[rows], contract)
             fit[rows, length:] = False
         weight = self._thinned(asked, fit)
@@ -141,7 +150,17 @@ class Fit:
             if self.ridge:
                 chosen = weight[rows, :length] > 0
                 self.ridge.add(given[0][chosen], (goal - states)[chosen], weight[rows, :length][chosen])
+            self._tell(math.nan)
         return Reading(contract, asked, fit, wanted, way)
+
+    def _blocks(self) -> list[slice]:
+        """The pool's rows by what is computed at once, about the concepts or about other things."""
+        ends = (0, self.pool), (self.pool, 3 * self.pool)
+        return [slice(i, min(i + 32, end)) for start, end in ends for i in range(start, end, 32)]
+
+    def _tell(self, loss: float) -> None:
+        self.done += 1
+        self.on_step(self.done, self.all, loss)
 
     def _thinned(self, tokens: Tokens, fit: Tensor) -> Tensor:
         """Weights [n, length] of the counted positions; of each row's padding a few stand for all, being much alike."""
@@ -202,7 +221,7 @@ class Fit:
         """The loss on rows that no step has seen, padding and all, over every reading."""
         return sum(float(self._loss(r, *self.apart, whole=True)) for r in self.readings) / len(self.readings)
 
-    def run(self, tell: Callable[[int, int, float], None]) -> tuple[dict[str, Tensor], tuple[float, float]]:
+    def run(self) -> tuple[dict[str, Tensor], tuple[float, float]]:
         """→ the changed tensors by stored name in their stored dtype, and the first and the best loss.
 
         First the solve, where there is one: it gets most of the way at once. Then steps from there, the best kept.
@@ -215,8 +234,7 @@ class Fit:
                 self.ridge = None
                 if not best.better(self._check()):
                     best.restore()
-            if self.options.steps is not None or best.loss > ENOUGH * best.first:
-                self._descend(best, tell)
+            self._descend(best)
         if not best.loss < best.first:
             raise DivergedError(
                 f"the fit of {self.seat.name} ends no better than it began (loss {best.first:.3g}): nothing was written; "
@@ -224,7 +242,7 @@ class Fit:
             )
         return stored_like(self.seat, best.changed()), (best.first, best.loss)
 
-    def _descend(self, best: "_Best", tell: Callable[[int, int, float], None]) -> None:
+    def _descend(self, best: "_Best") -> None:
         groups: Any = relative_steps(self.layers, self.options.lr)
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
         rates, calm = [g["lr"] for g in optimizer.param_groups], 1.0
@@ -236,7 +254,7 @@ class Fit:
             loss.backward()
             optimizer.step()
             self.pin.apply()
-            tell(step + 1, self.steps, loss.item())
+            self._tell(loss.item())
             if (step + 1) % max(1, self.steps // CHECKS) == 0 or step + 1 == self.steps:
                 reached = self._check()
                 if not best.better(reached) and not reached < 1.5 * best.loss:  # astray: back, in smaller steps
@@ -284,7 +302,3 @@ def _counted(tokens: Tokens, contract: ReaderContract) -> Tensor:
     if not contract.causal and not contract.mask:
         return torch.ones_like(tokens.read)
     return tokens.read & tokens.mask.bool() if contract.fill == "longest" else tokens.read
-
-
-def _blocks(start: int, end: int) -> list[slice]:
-    return [slice(i, min(i + 32, end)) for i in range(start, end, 32)]
