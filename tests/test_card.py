@@ -403,7 +403,9 @@ def edited_artifact(path, original, source, revision, onnx):
     if onnx:
         export_onnx(edited, path / "text_encoder")
     artifact = tiny.artifact(path, edited)
-    write_json(path / RECIPE, recipe(base=recipe()["base"] | {"source": source, "revision": revision}))
+    told = {"tensors": ["text_model.encoder.layers.1.mlp.fc2.weight"], "parameters": 4 * original.config.hidden_size**2}
+    base = recipe()["base"] | {"source": source, "revision": revision}
+    write_json(path / RECIPE, recipe(base=base, changed=told))
     artifact.seal()
     return artifact
 

@@ -236,9 +236,11 @@ class Fit:
                     best.restore()
             self._descend(best)
         if not best.loss < best.first:
+            rate = f"smaller steps, such as -O lr={self.options.lr / 4:g}"
+            more = f"more prompts, such as -O pool={2 * self.pool}, or steps, such as -O steps=100"
             raise DivergedError(
                 f"the fit of {self.seat.name} ends no better than it began (loss {best.first:.3g}): nothing was written; "
-                f"try smaller steps, such as -O lr={self.options.lr / 4:g}"
+                f"try {rate if self.steps else more}"
             )
         return stored_like(self.seat, best.changed()), (best.first, best.loss)
 
