@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import BaseError, UsageError
-from .families import EncoderFamily, families, family_of
+from .families import EncoderFamily, class_of, families, family_of
 from .loading import architecture_of, is_tokenizer, one_line, tokenizer_beside
 from .weights import DTYPES, SINGLE, sha256
 
@@ -233,12 +233,10 @@ class SingleFile:
         raise BaseError("; ".join(faults))
 
     def _part(self, prefix: str, folder: Path, architecture: str, target: str, tokenizer: Path) -> "_Part":
-        import transformers
-
         family = family_of(architecture)
         if not is_tokenizer(tokenizer):
             raise BaseError(f"{folder} has no tokenizer in it or beside it: give another --base-config")
-        kind = getattr(transformers, architecture)
+        kind = class_of(architecture)
         try:
             about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             settings = kind.config_class.from_pretrained(folder)

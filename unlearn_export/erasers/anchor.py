@@ -66,10 +66,8 @@ class Anchor(FitOptions):
         skeleton = seat.family.skeleton(seat.config, min(self.depth, seat.depth))
         layers = seat.family.linears(skeleton, self.parts)
         learning = sum(p.numel() for layer in layers.values() for p in layer.parameters())
-        steps, batch, pool = self.sizes(learning)
         solved = solvable(seat.family, layers)
-        if solved and self.steps is None:
-            steps = 0
+        steps, batch, pool = self.sizes(learning, bool(solved))
         positions = sum(_positions(c) for c in seat.contracts)
         flops = learning * positions * (2 * 4 * pool + 6 * steps * 3 * batch / len(seat.contracts))
         inputs = layers[solved].in_features if solved else 0

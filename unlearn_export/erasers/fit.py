@@ -47,12 +47,14 @@ class FitOptions:
     def __post_init__(self) -> None:
         check_range(self, above=("depth", "lr", "penalty", "batch", "pool"), least=("keep", "steps"))
 
-    def sizes(self, learning: int, concepts: int = 1) -> tuple[int, int, int]:
+    def sizes(self, learning: int, solved: bool, concepts: int = 1) -> tuple[int, int, int]:
         """(steps, prompts of each sort in a step, pool) where so many parameters learn. What one prompt costs grows
-        with them, what a fit needs does not; each concept is to have four prompts at least.
+        with them, what a fit needs does not; each concept is to have four prompts at least. From a solve's result
+        steps were seen to find next to nothing better.
         """
         steps, batch, pool = (200, 16, 512) if learning <= SMALL else (80, 8, 256) if learning < LARGE else (40, 8, 128)
-        return steps if self.steps is None else self.steps, self.batch or batch, self.pool or max(pool, 4 * concepts)
+        steps = (0 if solved else steps) if self.steps is None else self.steps
+        return steps, self.batch or batch, self.pool or max(pool, 4 * concepts)
 
 
 def solvable(family: type[EncoderFamily], layers: Mapping[str, nn.Linear]) -> str | None:
@@ -93,9 +95,7 @@ class Fit:
         learning = self.family.linears(empty, options.parts)
         count = sum(p.numel() for layer in learning.values() for p in layer.parameters())
         solved = solvable(self.family, learning)
-        self.steps, self.batch, self.pool = options.sizes(count, len(concepts))
-        if solved and options.steps is None:
-            self.steps = 0  # from a solve's result they were seen to find next to nothing better
+        self.steps, self.batch, self.pool = options.sizes(count, bool(solved), len(concepts))
         self.batch = min(self.batch, self.pool // 2)
         self.on_step, self.done = on_step, 0
         self.all = self.steps + len(seat.contracts) * len(self._blocks())
