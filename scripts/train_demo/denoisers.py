@@ -104,10 +104,16 @@ class Prompts:
         return self.states[rows].float()
 
 
+def half(device: str = "cpu") -> torch.autocast:
+    """bfloat16 products, where the processor has them: one without took 70 times as long."""
+    able = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=able)
+
+
 @contextmanager
 def fast(device: str = "cpu") -> Iterator[None]:
-    """bfloat16 products and plain attention: half again as fast at these sizes on a CPU."""
-    with torch.autocast(device, dtype=torch.bfloat16), sdpa_kernel([SDPBackend.MATH]):
+    """``half`` products and plain attention: half again as fast at these sizes on a CPU."""
+    with half(device), sdpa_kernel([SDPBackend.MATH]):
         yield
 
 

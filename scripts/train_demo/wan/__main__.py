@@ -28,6 +28,11 @@ def main() -> None:
         "--steps", type=int, help="steps of the stages in --only, in place of the recipe's; 0: package what there is"
     )
     parser.add_argument("--no-package", action="store_true", help="train only; write nothing under --out")
+    parser.add_argument(
+        "--shipped",
+        action="store_true",
+        help="no checkpoints left? take encoder and autoencoder, and start, from --out",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="compile the denoisers' blocks: needs a C++ compiler")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -40,13 +45,25 @@ def main() -> None:
         return STAGES[stage] if args.steps is None else args.steps
 
     sprites = load_sprites(args.work)
-    text, tokenizer = encoder.train_encoder(sprites, args.work, steps("encoder"), args.device)
-    vae = autoencoder.train_autoencoder(sprites, args.work, steps("autoencoder"), 1500, args.device)
+    start = package.shipped(args.out) if args.shipped else None
+    if start:
+        text, tokenizer, vae = start.text_encoder, start.tokenizer, start.vae
+    else:
+        text, tokenizer = encoder.train_encoder(sprites, args.work, steps("encoder"), args.device)
+        vae = autoencoder.train_autoencoder(sprites, args.work, steps("autoencoder"), 1500, args.device)
     latents = denoiser.encode_all(vae, sprites, args.work)
     prompts = denoiser.Prompts(text, tokenizer)
     trained = {
         name: denoiser.train_transformer(
-            name, prompts, latents, args.work, steps(name), 1500, args.device, args.compile
+            name,
+            prompts,
+            latents,
+            args.work,
+            steps(name),
+            0 if start else 1500,
+            args.device,
+            args.compile,
+            args.out if start else None,
         )
         for name in denoiser.SHAPES
     }

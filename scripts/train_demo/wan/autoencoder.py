@@ -16,6 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
 from ..data import MOTION_NAMES, Sprites, draw, motion_pose, uniform
+from ..denoisers import half
 from ..trainer import train
 from ..vae import random_pictures
 
@@ -153,7 +154,7 @@ def train_autoencoder(
         else:
             pixels = random_pictures(sprites, stills, generator).unsqueeze(2)
         pixels = pixels.to(device, memory_format=torch.channels_last_3d)
-        with torch.autocast(device, dtype=torch.bfloat16), flat_convolutions():
+        with half(device), flat_convolutions():
             posterior = model.encode(pixels).latent_dist
             mean, std = posterior.mean.float(), posterior.std.float()
             noise = torch.randn(mean.shape, generator=generator).to(device)
@@ -202,7 +203,7 @@ def train_decoder(
         else:
             pixels = random_clips(sprites, clips, generator, rng, known=0.95)
         pixels = pixels.to(device)
-        with torch.autocast(device, dtype=torch.bfloat16), flat_convolutions():
+        with half(device), flat_convolutions():
             with torch.no_grad():
                 latents = model.encode(pixels).latent_dist.mean.float()
             # a denoiser's latents are never quite an encoder's

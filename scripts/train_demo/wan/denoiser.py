@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
 
 from ..data import MOTION_NAMES, NAMES, STYLE_NAMES, Sprites, draw, motion_pose, still_pose
-from ..denoisers import fast
+from ..denoisers import fast, half
 from ..trainer import train
 from .autoencoder import CHANNELS, FRAMES, clip_pixels, flat_convolutions, statistics
 from .encoder import WIDTH, words
@@ -60,7 +60,7 @@ def encode_all(model: AutoencoderKLWan, sprites: Sprites, folder: Path) -> Laten
         mean, std = statistics(model)
 
         def encode(pixels: Tensor) -> Tensor:
-            with torch.autocast("cpu", dtype=torch.bfloat16), flat_convolutions():
+            with half(), flat_convolutions():
                 latents = model.encode(pixels).latent_dist.mean.float()
             return ((latents - mean) / std).half()
 
@@ -192,10 +192,16 @@ def train_transformer(
     still_steps: int,
     device: str = "cpu",
     compiled: bool = False,
+    start: Path | None = None,
 ) -> WanTransformer3DModel:
-    """First single pictures, then three batches of clips to one of pictures. compiled: half again as fast, needs g++."""
+    """First single pictures, then three batches of clips to one of pictures. compiled: half again as fast, needs g++.
+
+    start: a pipeline's folder whose component ``name`` to begin from in place of random weights.
+    """
     shape = SHAPES[name]
     model = new_transformer(shape).to(device)
+    if start:
+        model.load_state_dict(WanTransformer3DModel.from_pretrained(start / name).state_dict())
     attention = PaddedAttention()
     for block in model.blocks:
         block.attn2.set_processor(attention)

@@ -16,6 +16,7 @@ from unlearn_export.demo.world import CONCEPTS, MOTIONS, synonyms
 
 from ..clip import WORDS
 from ..data import MOTION_NAMES, NAMES, STYLE_NAMES, Sprites, caption, motion_pose
+from ..denoisers import half
 from ..trainer import train
 from .autoencoder import FRAMES, clip_pixels
 
@@ -181,7 +182,7 @@ def train_encoder(
             texts.append(text)
         what, kept = torch.tensor(shown, device=device), torch.tensor(said, device=device)
         pixels = torch.stack([clips[c, s, m, rng.randrange(PATHS)] for c, s, m in shown]).float() / 127.5 - 1
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with half(device):
             seen = model.tower(pixels.to(device)).pooler_output.flatten(1).float()
         pooled = model.pooled(tokenizer(texts, padding="longest", return_tensors="pt").to(device))
         text, picture = F.normalize(model.text(pooled), dim=1), F.normalize(model.picture(seen), dim=1)

@@ -28,6 +28,11 @@ def assemble(
     return pipeline
 
 
+def shipped(root: Path) -> WanPipeline:
+    """What the package ships, in full precision."""
+    return WanPipeline.from_pretrained(root, torch_dtype=torch.float32)
+
+
 def package_encoder(root: Path, encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """In full precision: this one gets edited and measured."""
     encoder.save_pretrained(root / "text_encoder")
