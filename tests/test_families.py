@@ -118,6 +118,33 @@ def test_where_no_norm_follows_a_solve_is_all(base: Base) -> None:
         assert fit.steps > 0 and fit.ridge is None
 
 
+def test_what_follows_a_longer_name_is_not_shifted(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without attention a token's state depends on itself and its place alone: the anchor's words must not move it."""
+    fit = Fit(
+        Anchor(batch=8, pool=96),
+        Bench(base, torch.Generator().manual_seed(0)),
+        base.seat,
+        [Concept("pizza", anchor="a very old clown")],
+    )
+    for name, layer in base.seat.family.linears(fit.model, ["attention"]).items():
+        if name.rpartition(".")[2] in ("out_proj", "o", "o_proj"):
+            layer.weight.data.zero_()
+    contract = base.seat.contracts[0]
+    texts = ["a photo of pizza and a mouse", "a photo of a very old clown and a mouse"]
+    both = tokenise(base.seat.tokenizer, texts, contract, phrases=["pizza", "a very old clown"])
+    said, meant = both[:1], both[1:]
+    after = int(said.spans[0, 1]), int(said.spans[0, 1]) + 3  # "and a mouse"
+
+    def error() -> float:
+        with torch.no_grad():
+            states = fit._states(said, contract)[0, slice(*after)]
+            return apart(fit._as_meant(said, meant, contract)[0, slice(*after)], states)
+
+    assert error() < 1e-5
+    monkeypatch.setattr(base.seat.family, "placed", False)
+    assert (error() > 1e-2) == base.seat.architecture.startswith("CLIP")  # the others tell places by attention alone
+
+
 def test_only_the_first_layer_changes_and_the_base_does_not(base: Base, erased: Erased, folder: Path) -> None:
     family, weights = base.seat.family, base.seat.weights
     first = {f"{family.stack}.0."}

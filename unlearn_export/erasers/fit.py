@@ -17,7 +17,7 @@ from ..families import EncoderFamily
 from ..families.contracts import ReaderContract
 from ..families.tokens import Tokens, tokenise
 from .options import check_range, option
-from .prompts import Prompts, places
+from .prompts import Prompts, places, reaches
 from .ridge import Ridge
 from .training import Pin, only_trainable, relative_steps, stored_like
 
@@ -124,6 +124,7 @@ class Fit:
         n = self.pool
         asked, meant = tokens[: 3 * n], tokens[3 * n :]
         fit = _counted(asked, contract)
+        fit[:n] &= reaches(asked[:n], meant)
         lengths = {}
         for rows in self._blocks():
             lengths[rows.start, rows.stop] = length = self._length(asked[rows], contract)
@@ -140,9 +141,7 @@ class Fit:
             with self._given() as given:
                 states = goal = self._states(part, contract)
             if start < n:
-                to = places(part, meant[rows]).to(self.device)
-                there = self._states(meant[rows].cut(int(to.max()) + 1), contract)
-                goal = there.gather(1, to[..., None].expand(-1, -1, there.shape[-1]))
+                goal = self._as_meant(part, meant[rows], contract)
                 way += float(
                     ((goal - states).square().mean(-1) * fit[rows, :length].to(self.device)).sum() / fit[:n].sum()
                 )
@@ -152,6 +151,17 @@ class Fit:
                 self.ridge.add(given[0][chosen], (goal - states)[chosen], weight[rows, :length][chosen])
             self._tell(math.nan)
         return Reading(contract, asked, fit, wanted, way)
+
+    def _as_meant(self, said: Tokens, meant: Tokens, contract: ReaderContract) -> Tensor:
+        """The states of the prompts with the anchors, at the places that stand for those of ``said``.
+
+        A name of more tokens would shift all that follows, and a fit would have to learn the shift: each token is told
+        to stand where its counterpart does.
+        """
+        to, at = places(said, meant).to(self.device), places(meant, said).to(self.device)
+        length = int(to.max()) + 1
+        there = self._states(meant.cut(length), contract, at[:, :length])
+        return there.gather(1, to[..., None].expand(-1, -1, there.shape[-1]))
 
     def _blocks(self) -> list[slice]:
         """The pool's rows by what is computed at once, about the concepts or about other things."""
@@ -179,8 +189,8 @@ class Fit:
         if hook:
             hook.remove()
 
-    def _states(self, tokens: Tokens, contract: ReaderContract) -> Tensor:
-        return self.family.residual(self.model, tokens.to(self.device), contract.mask, self.depth)
+    def _states(self, tokens: Tokens, contract: ReaderContract, at: Tensor | None = None) -> Tensor:
+        return self.family.residual(self.model, tokens.to(self.device), contract.mask, self.depth, at)
 
     def _loss(self, reading: Reading, i: Tensor, j: Tensor, *, whole: bool = False) -> Tensor:
         """i: rows about the concepts, j: rows about other things. 1 where nothing has moved, in units of the way to go.

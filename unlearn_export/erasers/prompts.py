@@ -85,10 +85,20 @@ def places(said: Tokens, meant: Tokens) -> Tensor:
     for tokens in (said, meant):
         if bool((tokens.spans[:, 0] >= tokens.spans[:, 1]).any() or (tokens.spans < 0).any()):
             raise UsageError("the tokenizer leaves nothing of a name: choose one of letters that it knows")
+    return _places(said, meant).clamp(0, meant.ids.shape[1] - 1)
+
+
+def reaches(said: Tokens, meant: Tokens) -> Tensor:
+    """Which positions [n, length] have a place at all: a shorter name leaves none for the last, a longer none for the
+    first of a text that is padded on the left."""
+    found = _places(said, meant)
+    return (found >= 0) & (found < meant.ids.shape[1])
+
+
+def _places(said: Tokens, meant: Tokens) -> Tensor:
     position = torch.arange(said.ids.shape[1])[None]
     (start, end), (new_start, new_end) = said.spans.T[..., None], meant.spans.T[..., None]
     before = position - start + new_start
     after = position - end + new_end
     inside = torch.maximum(after, new_start)
-    found = torch.where(position < start, before, torch.where(position < end, inside, after))
-    return found.clamp(0, meant.ids.shape[1] - 1)
+    return torch.where(position < start, before, torch.where(position < end, inside, after))

@@ -30,7 +30,8 @@ class EncoderFamily:
     the token embedding; ``tied``: other names of the same tensor, which a file may hold in its stead or as well.
     ``projection``: stored name of the matrix that makes the pooled state a joint one with pictures, "" for none.
     ``down``: of each layer the linear one whose answer is added to the residual stream as it is, "" where a norm comes
-    between. ``causal``: whether a state depends on earlier tokens only. ``contracts``: how pipelines read it, where the table in
+    between. ``causal``: whether a state depends on earlier tokens only. ``placed``: whether
+    the encoder takes ``position_ids``. ``contracts``: how pipelines read it, where the table in
     ``families.contracts`` does not say: a plug-in brings its own rows.
     """
 
@@ -38,6 +39,7 @@ class EncoderFamily:
     architectures: ClassVar[tuple[str, ...]]
     text_class: ClassVar[type[PreTrainedModel]]
     causal: ClassVar[bool]
+    placed: ClassVar[bool] = True
     prefixes: ClassVar[tuple[str, ...]] = ("",)
     stack: ClassVar[str] = "layers"
     parts: ClassVar[Mapping[str, str]] = {"mlp": ".mlp.", "attention": ".self_attn."}
@@ -173,8 +175,14 @@ class EncoderFamily:
         return encoder(input_ids=tokens.ids, attention_mask=mask, output_hidden_states=True)
 
     @classmethod
-    def residual(cls, encoder: nn.Module, tokens: Tokens, masked: bool, depth: int | None = None) -> Tensor:
-        """The residual stream [n, length, d] after ``depth`` layers (None: all), before any norm that follows them."""
+    def residual(
+        cls, encoder: nn.Module, tokens: Tokens, masked: bool, depth: int | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """The residual stream [n, length, d] after ``depth`` layers (None: all), before any norm that follows them.
+
+        at: [n, length] int64, where the tokens are to stand in place of 0, 1, 2 …; a family with relative positions of
+        its own counting takes no notice (see ``placed``).
+        """
         stack = cls.layers(encoder)
         kept: list[Tensor] = []
 
@@ -183,7 +191,11 @@ class EncoderFamily:
 
         handle = stack[(depth or len(stack)) - 1].register_forward_hook(keep)
         try:
-            encoder(input_ids=tokens.ids, attention_mask=tokens.mask if masked else None)
+            if at is None or not cls.placed:
+                encoder(input_ids=tokens.ids, attention_mask=tokens.mask if masked else None)
+            else:  # with no mask at all, transformers would take a gap for the start of another text
+                mask = tokens.mask if masked else torch.ones_like(tokens.mask)
+                encoder(input_ids=tokens.ids, attention_mask=mask, position_ids=at)
         finally:
             handle.remove()
         return kept[-1]

@@ -17,6 +17,7 @@ class T5(EncoderFamily):
     architectures = ("T5EncoderModel",)
     text_class = T5EncoderModel
     causal = False
+    placed = False
     stack = "encoder.block"
     parts: ClassVar[Mapping[str, str]] = {"mlp": ".DenseReluDense.", "attention": ".SelfAttention."}
     embedding = "shared.weight"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
@@ -151,13 +151,12 @@ def _random(architecture: str, config: PretrainedConfig, dtype: torch.dtype) -> 
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words and letters, with the special tokens at ids that every case has."""
-    words = [*GENERAL.concepts, *GENERAL.styles, *GENERAL.contexts, "a photo of the picture drawing in style"]
-    tok = Tokenizer(models.Unigram())
-    tok.pre_tokenizer = pre_tokenizers.Metaspace()
+    """Common words whole, as published tokenizers have them, and letters; special tokens at ids that every case has."""
+    texts = [*GENERAL.concepts, *GENERAL.styles, *GENERAL.contexts, "a photo of the picture drawing in style"]
+    words = sorted({word for text in texts for word in text.split()})
     special = ["<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=600, special_tokens=special, unk_token="<unk>", show_progress=False)
-    letters = [chr(c) for c in range(32, 127)] * 3
-    tok.train_from_iterator([*words * 5, *letters], trainer)
+    scored = [(f"▁{word}", -1.0) for word in words] + [(chr(c), -10.0) for c in (*range(32, 127), ord("▁"))]
+    tok = Tokenizer(models.Unigram([*((s, 0.0) for s in special), *scored], unk_id=2))
+    tok.pre_tokenizer = pre_tokenizers.Metaspace()
     tok.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
