@@ -233,6 +233,28 @@ def test_t5_covers_masked_and_unmasked_readers(tmp_path: Path) -> None:
         load_base(tmp_path, readers=["MochPipeline"])
 
 
+def test_a_large_layer_is_shown_fewer_prompts_where_all_padding_attends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widened(lambda: tiny.t5(width=WIDE)).save_pretrained(tmp_path)
+    tiny.t5_tokenizer().save_pretrained(tmp_path)
+    base = load_base(tmp_path)
+
+    def fitted() -> tuple[list[int], float]:
+        fit = Fit(Anchor(batch=8), Bench(base, torch.Generator().manual_seed(0)), base.seat, [PIZZA])
+        first, best = fit.run()[1]
+        return [reading.pool for reading in fit.readings], best / first
+
+    assert [c.mask for c in base.seat.contracts] == [False, True]
+    everything, before = fitted()
+    assert everything == [512, 512]
+    monkeypatch.setattr("unlearn_export.erasers.fit.SMALL", 0)
+    monkeypatch.setattr("unlearn_export.erasers.fit.LARGE", 1)
+    fewer, after = fitted()
+    assert 32 <= fewer[0] < 64 and fewer[1] == 128
+    assert before < 0.8 and after < 0.9  # of the loss on prompts that no fit has seen, both ways of reading together
+
+
 def test_a_tokenizer_that_does_not_belong_and_a_missing_shard(folder: Path, tmp_path: Path) -> None:
     import shutil
 

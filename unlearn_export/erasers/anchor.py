@@ -9,10 +9,9 @@ from ..bench import Bench
 from ..concept import Concept
 from ..edit import Edit
 from ..errors import UsageError
-from ..families.contracts import ReaderContract
 from ..forecast import GIB, Cost
 from ..neighbours import anchors, unknown
-from .fit import Fit, FitOptions, solvable
+from .fit import Fit, FitOptions, positions, solvable
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,14 @@ class Anchor(FitOptions):
         learning = sum(p.numel() for layer in layers.values() for p in layer.parameters())
         solved = solvable(seat.family, layers)
         steps, batch, pool = self.sizes(learning, bool(solved))
-        positions = sum(_positions(c) for c in seat.contracts)
-        flops = learning * positions * (2 * 4 * pool + 6 * steps * 3 * batch / len(seat.contracts))
+        length = sum(positions(c) for c in seat.contracts)  # of one prompt, read in every way
+        read = pool * sum(self.share(c, learning) * positions(c) for c in seat.contracts)  # positions of one sort
+        flops = learning * (2 * 4 * read + 6 * steps * 3 * batch * length / len(seat.contracts))
         inputs = layers[solved].in_features if solved else 0
-        rows = min(inputs, 3 * pool * positions)
-        flops += 2 * 3 * pool * positions * rows * inputs
+        rows = min(inputs, 3 * read)
+        flops += 2 * 3 * read * rows * inputs
         stored = seat.get(seat.family.embedding).element_size()
-        held = learning * ((16 if steps else 4) + 2 * stored) + 16 * pool * positions * seat.width + 16 * rows * inputs
+        held = learning * ((16 if steps else 4) + 2 * stored) + 16 * read * seat.width + 16 * rows * inputs
         return Cost(learning, int(held + 0.8 * GIB), flops)
 
     def edit(
@@ -97,14 +97,3 @@ class Anchor(FitOptions):
             tensors[name], loss[name] = Fit(self, bench, seat, concepts, tell).run()
             parent[name] = seat.weights.fingerprint
         return Edit(parent, tensors, loss)
-
-
-def _positions(contract: ReaderContract) -> float:
-    """How many positions of a prompt are computed: about those of a dozen words, all where padding attends, and of causal
-    padding that is read a quarter (see ``Fit``)."""
-    text = min(24 + len(contract.template) // 4, contract.length)
-    if contract.mask and contract.reads != "all":
-        return text
-    if not contract.causal or contract.padding == "left":
-        return contract.length
-    return 0.75 * text + 0.25 * contract.length if contract.reads == "all" else text

@@ -26,6 +26,7 @@ PADDING = 8  # positions of a row's padding that stand for all of it in the solv
 
 
 SMALL, LARGE = 2_000_000, 60_000_000  # parameters that learn, between which a step's cost begins to count
+LONG = 48  # positions to compute of a prompt, above which a large layer is shown fewer prompts
 
 
 @dataclass(frozen=True)
@@ -56,20 +57,38 @@ class FitOptions:
         steps = (0 if solved else steps) if self.steps is None else self.steps
         return steps, self.batch or batch, self.pool or max(pool, 4 * concepts)
 
+    def share(self, contract: ReaderContract, learning: int) -> float:
+        """Of the pool, how much one reader's way of reading is fitted to: where all of its padding attends, a prompt
+        costs as much as ten that are cut to their text, and tells hardly more."""
+        return 1.0 if self.pool or learning < SMALL else min(1.0, LONG / positions(contract))
+
 
 def solvable(family: type[EncoderFamily], layers: Mapping[str, nn.Linear]) -> str | None:
     """Of the layers that may change, the one that can be solved for: the last down-projection, if the family has such."""
     return next((name for name in reversed(list(layers)) if family.down and name.endswith(family.down)), None)
 
 
+def positions(contract: ReaderContract) -> float:
+    """How many positions of a prompt are computed: about those of a dozen words, all where padding attends, and of causal
+    padding that is read a quarter (see ``Fit``)."""
+    text = min(24 + len(contract.template) // 4, contract.length)
+    if contract.mask and contract.reads != "all":
+        return text
+    if not contract.causal or contract.padding == "left":
+        return contract.length
+    return 0.75 * text + 0.25 * contract.length if contract.reads == "all" else text
+
+
 @dataclass(frozen=True)
 class Reading:
-    """One reader's view of the pool. fit: [n, length] bool, the positions that count. wanted: [n, length, d].
+    """One reader's view of the pool. pool: prompts of each sort. fit: [n, length] bool, the positions that count.
+    wanted: [n, length, d].
 
     way: mean square distance from the concepts' states to what they are to become, the measure of all errors.
     """
 
     contract: ReaderContract
+    pool: int
     tokens: Tokens
     fit: Tensor
     wanted: Tensor
@@ -97,13 +116,12 @@ class Fit:
         solved = solvable(self.family, learning)
         self.steps, self.batch, self.pool = options.sizes(count, bool(solved), len(concepts))
         self.batch = min(self.batch, self.pool // 2)
+        pools = [self._part(options.share(c, count)) for c in seat.contracts]
         self.on_step, self.done = on_step, 0
-        self.all = self.steps + len(seat.contracts) * len(self._blocks())
+        self.all = self.steps + sum(len(_blocks(n)) for n in pools)
         prompts = Prompts(bench.vocabulary, seat.tokenizer, concepts, options.holdout, bench.generator)
         pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
-        texts = [p[0] for p in pairs] + kept + [p[2] for p in pairs]
-        names = [p[1] for p in pairs] + [None] * len(kept) + [p[3] for p in pairs]
-        rows = [tokenise(seat.tokenizer, texts, c, phrases=names, trim=True) for c in seat.contracts]
+        rows = [_tokens(seat, c, pairs[:n], kept[: 2 * n]) for n, c in zip(pools, seat.contracts, strict=True)]
         pins = [tokenise(seat.tokenizer, [""], c, trim=True) for c in seat.contracts]
         used = torch.cat([t.ids.flatten() for t in (*rows, *pins)])
         self.model = seat.skeleton(self.depth, used=used).to(self.device)
@@ -115,18 +133,17 @@ class Fit:
                 self.pin.at(tokens, contract.mask)
                 self._states(tokens, contract)
         self.ridge = Ridge(self.layers[solved], self.pin.span[solved]) if solved else None
-        self.readings = [self._reading(t, c) for t, c in zip(rows, seat.contracts, strict=True)]
+        self.readings = [self._reading(*each) for each in zip(rows, seat.contracts, pools, strict=True)]
         self.apart = torch.arange(self.batch), torch.arange(2 * self.batch)  # rows to judge by, never learnt from
 
     @torch.no_grad()
-    def _reading(self, tokens: Tokens, contract: ReaderContract) -> Reading:
+    def _reading(self, tokens: Tokens, contract: ReaderContract, n: int) -> Reading:
         """What the original makes of the prompts, with the anchors' states where the concepts' are."""
-        n = self.pool
         asked, meant = tokens[: 3 * n], tokens[3 * n :]
         fit = _counted(asked, contract)
         fit[:n] &= reaches(asked[:n], meant)
         lengths = {}
-        for rows in self._blocks():
+        for rows in _blocks(n):
             lengths[rows.start, rows.stop] = length = self._length(asked[rows], contract)
             fit[rows, length:] = False
         weight = self._thinned(asked, fit)
@@ -150,7 +167,7 @@ class Fit:
                 chosen = weight[rows, :length] > 0
                 self.ridge.add(given[0][chosen], (goal - states)[chosen], weight[rows, :length][chosen])
             self._tell(math.nan)
-        return Reading(contract, asked, fit, wanted, way)
+        return Reading(contract, n, asked, fit, wanted, way)
 
     def _as_meant(self, said: Tokens, meant: Tokens, contract: ReaderContract) -> Tensor:
         """The states of the prompts with the anchors, at the places that stand for those of ``said``.
@@ -163,10 +180,9 @@ class Fit:
         there = self._states(meant.cut(length), contract, at[:, :length])
         return there.gather(1, to[..., None].expand(-1, -1, there.shape[-1]))
 
-    def _blocks(self) -> list[slice]:
-        """The pool's rows by what is computed at once, about the concepts or about other things."""
-        ends = (0, self.pool), (self.pool, 3 * self.pool)
-        return [slice(i, min(i + 32, end)) for start, end in ends for i in range(start, end, 32)]
+    def _part(self, share: float) -> int:
+        """So much of the pool, yet rows to judge by and as many again to learn from."""
+        return min(self.pool, max(4 * self.batch, round(share * self.pool)))
 
     def _tell(self, loss: float) -> None:
         self.done += 1
@@ -197,7 +213,7 @@ class Fit:
 
         whole: at every position (see ``_length``).
         """
-        rows = torch.cat([i, self.pool + j])
+        rows = torch.cat([i, reading.pool + j])
         tokens, fit = reading.tokens[rows], reading.fit[rows]
         length = tokens.ids.shape[1] if whole else self._length(tokens, reading.contract)
         tokens, fit = tokens.cut(length), fit[:, :length].to(self.device)
@@ -261,7 +277,8 @@ class Fit:
         for step in range(self.steps):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * calm * self._schedule(step)
-            loss = self._loss(self.readings[step % len(self.readings)], *self._rows())
+            reading = self.readings[step % len(self.readings)]
+            loss = self._loss(reading, *self._rows(reading.pool))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -274,9 +291,9 @@ class Fit:
                     optimizer.state.clear()
                     best.restore()
 
-    def _rows(self) -> tuple[Tensor, Tensor]:
-        """A step's rows: about the concepts, and about other things."""
-        n, apart = self.pool, self.batch
+    def _rows(self, n: int) -> tuple[Tensor, Tensor]:
+        """A step's rows of a pool of n: about the concepts, and about other things."""
+        apart = self.batch
         i = apart + torch.randint(n - apart, (self.batch,), generator=self.generator)
         j = 2 * apart + torch.randint(2 * n - 2 * apart, (2 * self.batch,), generator=self.generator)
         return i, j
@@ -307,6 +324,21 @@ class _Best:
 
     def _copies(self) -> dict[str, Tensor]:
         return {n: p.detach().to(self.dtype, copy=True) for n, p in self.params.items()}
+
+
+def _tokens(
+    seat: Seat, contract: ReaderContract, pairs: Sequence[tuple[str, str, str, str]], kept: Sequence[str]
+) -> Tokens:
+    """Rows of the prompts about the concepts, of those about other things, and of the first with their anchors."""
+    texts = [p[0] for p in pairs] + list(kept) + [p[2] for p in pairs]
+    names = [p[1] for p in pairs] + [None] * len(kept) + [p[3] for p in pairs]
+    return tokenise(seat.tokenizer, texts, contract, phrases=names, trim=True)
+
+
+def _blocks(pool: int) -> list[slice]:
+    """A pool's rows by what is computed at once, about the concepts or about other things."""
+    ends = (0, pool), (pool, 3 * pool)
+    return [slice(i, min(i + 32, end)) for start, end in ends for i in range(start, end, 32)]
 
 
 def _counted(tokens: Tokens, contract: ReaderContract) -> Tensor:

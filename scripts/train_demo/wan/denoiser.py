@@ -196,7 +196,7 @@ def train_transformer(
 ) -> WanTransformer3DModel:
     """First single pictures, then three batches of clips to one of pictures. compiled: half again as fast, needs g++.
 
-    start: a pipeline's folder whose component ``name`` to begin from in place of random weights.
+    start: a pipeline's folder whose component ``name`` to begin from in place of random weights, at half the rate.
     """
     shape = SHAPES[name]
     model = new_transformer(shape).to(device)
@@ -220,7 +220,7 @@ def train_transformer(
             out = model(mixed.to(device), t.to(device), states.to(device), return_dict=False)[0]
         return F.mse_loss(out.float(), velocity.to(device))
 
-    train(name, model, loss_fn, folder, steps=steps, lr=shape.rate, ema=0.998)
+    train(name, model, loss_fn, folder, steps=steps, lr=shape.rate / 2 if start else shape.rate, ema=0.998)
     for block in model.blocks:
         block.attn2.set_processor(WanAttnProcessor())
         block._compiled_call_impl = None
