@@ -172,9 +172,9 @@ def card(artifact: Artifact, repo_id: str = "") -> str:
     return text
 
 
-def base_of(artifact: Artifact, source: str | None = None, config: str | None = None) -> Base:
-    """The base that an artifact was made from. source: where it is now, for one that was a local folder or file.
-    config: where a file's configs are now, for such as were in a local folder.
+def base_of(artifact: Artifact, source: str | None = None, config: str | None = None, device: str = "cpu") -> Base:
+    """The base that an artifact was made from, with the readers that the edit was fitted to. source: where it is now,
+    for one that was a local folder or file. config: where a file's configs are now, for such as were in a local folder.
 
     Raises ArtifactError where it is not found or has another text encoder.
     """
@@ -192,7 +192,10 @@ def base_of(artifact: Artifact, source: str | None = None, config: str | None = 
                 f"{artifact.path} was made with the configs in a local folder {config[2:]!r}: say where it is with "
                 "--base-config"
             )
-    base = load_base(where, revision, config=config)
+    base = load_base(where, revision, device, config=config)
+    own = {c.pipelines[0] for seat in base.seats.values() for c in seat.contracts}
+    if asked := [name for seat in recipe.seats.values() for name in seat.readers if name not in own]:
+        base = load_base(where, revision, device, asked, config)
     made = {name: seat.sha256 for name, seat in recipe.seats.items()}
     for name, digest in (made or {base.seat.name: made_from.text_encoder_sha256}).items():
         if name not in base.seats or base.seats[name].weights.fingerprint != digest:

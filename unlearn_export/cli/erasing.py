@@ -1,4 +1,4 @@
-"""Commands that make an artifact: erase, methods."""
+"""Commands that make an artifact: erase, undo, methods."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,11 @@ from ..errors import UsageError
 from .common import (
     SEED,
     Bars,
+    base_option,
     check_revision,
     config_option,
     evaluation_table,
+    folder_argument,
     json_option,
     main,
     print_result,
@@ -22,6 +24,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..artifact import Artifact
     from ..measured import Report
 
 
@@ -30,7 +33,14 @@ if TYPE_CHECKING:
 @click.option(
     "--plan", type=click.Path(path_type=Path), help="What `identify -o` wrote, or a recipe.json, in place of CONCEPT."
 )
-@click.option("--base", "source", required=True, help='"demo", a diffusers folder, a Hub id, or a .safetensors file.')
+@click.option("--base", "source", help='"demo", a diffusers folder, a Hub id, or a .safetensors file.')
+@click.option(
+    "--from",
+    "origin",
+    type=click.Path(path_type=Path),
+    metavar="ARTIFACT",
+    help="Erase what it has forgotten as well, from its base and in its way; --base says where that is now.",
+)
 @config_option("what diffusers takes")
 @click.option("--revision", help="Commit, tag or branch of a Hub id.")
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Artifact folder to make.")
@@ -63,7 +73,8 @@ if TYPE_CHECKING:
 def erase(
     concepts: tuple[str, ...],
     plan: Path | None,
-    source: str,
+    source: str | None,
+    origin: Path | None,
     config: str | None,
     revision: str | None,
     out: Path,
@@ -95,28 +106,41 @@ def erase(
         raise UsageError("nothing to erase: name a concept, such as pizza, or give a --plan")
     if aliases and len(concepts) > 1:
         raise UsageError("--alias belongs to one concept: erase several with a call each, or leave it out")
-    check_revision(source, revision, config)
-    from ..artifact import check_free
+    if origin:
+        _refuse("--from takes the way it was made", "method", "options", "seed", "seats", "readers", "revision")
+    elif not source:
+        raise UsageError("nothing to erase from: give --base, such as --base demo")
+    else:
+        check_revision(source, revision, config)
+    from ..artifact import Artifact, check_free
 
     check_free(out, overwrite=overwrite)
     wanted = _planned(plan) if plan else [Concept(name, kind, aliases, anchor, retain) for name in concepts]
     pairs = dict(_pair(text) for text in options)
     quiet_libraries()
     from ..erasers import make_method
-
-    eraser = make_method(method, pairs)
-    from ..base import load_base
     from ..evaluation import Size
-    from ..stages import Assessment, build, summary
+    from ..stages import Assessment, build
 
-    base = load_base(source, revision, device, readers, config)
+    if origin:
+        from ..remake import more, terms
+
+        found = Artifact.open(origin)
+        wanted = more(found.recipe.concepts, wanted)
+        made = terms(found, source, config, images=images, device=device)
+        base, eraser, seed, seats = made.base, made.method, made.seed, made.seats
+    else:
+        from ..base import load_base
+
+        eraser = make_method(method, pairs)
+        base = load_base(str(source), revision, device, readers, config)
     if dry_run:
         from ..erase import check_concepts, choose_seats
         from ..forecast import forecast, text, to_json
 
         check_concepts(wanted)
-        found = forecast(base, choose_seats(base, seats), eraser)
-        print_result({"seats": to_json(found)}, as_json, lambda: text(found))
+        seen = forecast(base, choose_seats(base, seats), eraser)
+        print_result({"seats": to_json(seen)}, as_json, lambda: text(seen))
         return
     with Bars() as hooks:
         artifact = build(
@@ -132,13 +156,67 @@ def erase(
             overwrite=overwrite,
             hooks=hooks,
         )
-    result = summary(artifact) | {"seconds": hooks.seconds}
-    print_result(result, as_json, lambda: _erased_text(result, artifact.evaluation))
-    warn_unless_erased(artifact.evaluation)
-    if not no_onnx and not artifact.has_onnx:
-        click.echo(
-            f"no ONNX graph: it would be large; `unlearn-export export {out} --limit-gb 30` writes one", err=True
+    _tell(artifact, hooks.seconds, as_json, no_onnx)
+
+
+@main.command()
+@folder_argument
+@click.argument("concepts", nargs=-1, required=True, metavar="CONCEPT...")
+@base_option
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Artifact folder to make.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, where it was made from such.")
+@click.option("--no-onnx", is_flag=True, help="Skip the ONNX graph.")
+@click.option("--no-evaluate", is_flag=True, help="Skip the evaluation.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete.")
+@click.option("--device", default="cpu", help="Where to edit: cpu, cuda, cuda:1 …")
+@size_options
+@json_option
+def undo(
+    folder: Path,
+    concepts: tuple[str, ...],
+    source: str | None,
+    config: str | None,
+    out: Path,
+    images: Path | None,
+    no_onnx: bool,
+    no_evaluate: bool,
+    overwrite: bool,
+    device: str,
+    t2v: tuple[str, ...],
+    scorer: str | None,
+    as_json: bool,
+    **size: Any,
+) -> None:
+    """Make an artifact anew that draws CONCEPT again and has forgotten all else that ARTIFACT has.
+
+    It is made of the base, so nothing of CONCEPT's edit is left. Example: unlearn-export undo two robot -o one
+    """
+    from ..artifact import Artifact, check_free
+    from ..remake import terms, without
+
+    artifact = Artifact.open(folder)
+    wanted = without(artifact.recipe.concepts, concepts)
+    check_free(out, overwrite=overwrite)
+    quiet_libraries()
+    from ..evaluation import Size
+    from ..stages import Assessment, build
+
+    made = terms(artifact, source, config, images=images, device=device)
+    with Bars() as hooks:
+        built = build(
+            made.base,
+            wanted,
+            made.method,
+            out,
+            images=images,
+            seed=made.seed,
+            seats=made.seats,
+            onnx=not no_onnx,
+            evaluation=None if no_evaluate else Assessment(Size(**size), t2v or None, scorer),
+            overwrite=overwrite,
+            hooks=hooks,
         )
+    _tell(built, hooks.seconds, as_json, no_onnx)
 
 
 @main.command()
@@ -179,12 +257,31 @@ def _planned(plan: Path) -> list[Concept]:
     """The plan's concepts. Raises UsageError where the command line describes concepts too."""
     from ..plan import read_plan
 
-    given = click.get_current_context()
-    for name in ("concepts", "kind", "aliases", "anchor", "retain"):
-        if given.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            said = {"concepts": "CONCEPT", "aliases": "--alias"}.get(name, f"--{name}")
-            raise UsageError(f"--plan already says what to erase: leave out {said}, or the plan")
+    _refuse("--plan already says what to erase", "concepts", "kind", "aliases", "anchor", "retain")
     return read_plan(plan)
+
+
+def _refuse(why: str, *names: str) -> None:
+    """Raise UsageError where one of these parameters was given."""
+    context = click.get_current_context()
+    for param in context.command.params:
+        if param.name in names and context.get_parameter_source(param.name) is not click.core.ParameterSource.DEFAULT:
+            raise UsageError(
+                f"{why}: leave out {param.make_metavar(context) if param.name == 'concepts' else param.opts[0]}"
+            )
+
+
+def _tell(artifact: "Artifact", seconds: dict[str, float], as_json: bool, no_onnx: bool) -> None:
+    from ..stages import summary
+
+    result = summary(artifact) | {"seconds": seconds}
+    print_result(result, as_json, lambda: _erased_text(result, artifact.evaluation))
+    warn_unless_erased(artifact.evaluation)
+    if not no_onnx and not artifact.has_onnx:
+        click.echo(
+            f"no ONNX graph: it would be large; `unlearn-export export {artifact.path} --limit-gb 30` writes one",
+            err=True,
+        )
 
 
 def _pair(text: str) -> tuple[str, str]:
