@@ -29,6 +29,8 @@ ONE_OF_EACH = ["--target-images", "1", "--other-images", "1", "--target-clips", 
 LITTLE = [*ONE_OF_EACH, "--variant-images", "0", "--variant-clips", "0", "--t2v", "demo:t2v-motion"]
 SMALL = {
     "erase": ["--no-evaluate", "--no-onnx", "-O", "steps=2"],
+    "erase --from": ["--no-evaluate", "--no-onnx"],
+    "undo": ["--no-evaluate", "--no-onnx"],
     "evaluate": LITTLE,
     "probe": ["--attack", "alias"],
     "generate": ["--steps", "2"],
@@ -57,7 +59,7 @@ def run(words: list[str]) -> None:
         assert [concept["name"] for concept in model["erased"]] == ["pizza"]
         assert server.process.returncode == 0
         return
-    small = SMALL.get(words[1], [])
+    small = SMALL.get(f"{words[1]} --from" if "--from" in words else words[1], [])
     if words[1:3] == ["erase", "pizza"] and words[-1] == "out":
         small = ["--no-evaluate", "-O", "steps=60"]  # the artifact that the later commands take, with its graph
     if "few-shot" in words:
