@@ -7,6 +7,9 @@ from click.testing import CliRunner
 
 from unlearn_export.artifact import Artifact
 from unlearn_export.cli import main
+from unlearn_export.concept import Concept, check_concepts
+from unlearn_export.errors import UsageError
+from unlearn_export.plan import read_plan
 
 QUICK = ("--no-onnx", "--no-evaluate")
 SMALL = ("-O", "pool=64", "-O", "batch=8")
@@ -106,3 +109,49 @@ def test_bad_input(pizza: Path, two: Path, tmp_path: Path) -> None:
     assert "'ghost' was never erased there: its concepts are pizza, robot" in refused("undo", two, "ghost", *out)
     assert "nothing would remain erased" in refused("undo", two, "robot", "pizza", *out)
     assert not (tmp_path / "out").exists()
+
+
+LISTS = {
+    "list.csv": "name,kind,aliases,anchor,retain\npizza,object,pepperoni; slice,banana,hamburger\nrobot,character,,,\n",
+    "list.yaml": "- {name: pizza, aliases: [pepperoni, slice], anchor: banana, retain: [hamburger]}\n"
+    "- {name: robot, kind: character}\n",
+    "list.json": '[{"name": "pizza", "aliases": ["pepperoni", "slice"], "anchor": "banana", "retain": ["hamburger"]}, '
+    '{"name": "robot", "kind": "character"}]',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_takedown_list_in_three_forms(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(LISTS[name])
+    assert read_plan(tmp_path / name) == [
+        Concept("pizza", "object", ("pepperoni", "slice"), "banana", ("hamburger",)),
+        Concept("robot", "character"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("list.csv", "name,colour\npizza,red\n", "unknown key 'colour': choose from name, kind"),
+        ("list.csv", "name,kind\npizza,object,red\n", "more cells than columns"),
+        ("list.csv", "name,kind\n", "names no concept"),
+        ("list.yaml", "- {name: pizza", "is not YAML"),
+        ("list.yaml", "- pizza\n- Pizza\n", "'Pizza' occurs in two concepts"),
+        ("list.csv", "name,anchor\npizza,robot\nrobot,cat\n", "'pizza' would become 'robot', which is erased too"),
+        ("list.csv", "name,retain\npizza,Robot\nrobot,\n", "'Robot' cannot be erased and retained at once"),
+        ("list.csv", "name,aliases,retain\npizza,slice,slice\n", "'slice' cannot be erased and retained at once"),
+    ],
+)
+def test_a_list_that_contradicts_itself_is_told_before_any_work(
+    name: str, text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_text(text)
+    monkeypatch.setattr("unlearn_export.base.load_base", lambda *_: pytest.fail("a base was loaded"))
+    assert said in refused("erase", "--plan", tmp_path / name, "--base", "demo", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_command_line_checks_the_library_does() -> None:
+    check_concepts([Concept("pizza", anchor="cat"), Concept("robot", anchor="cat", retain=("cat",))])
+    with pytest.raises(UsageError, match="erased too"):
+        check_concepts([Concept("pizza", anchor="robot"), Concept("robot", anchor="cat")])

@@ -1,5 +1,6 @@
 """What is to be forgotten, and the prompts that name it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -52,3 +53,24 @@ class Concept:
     def prompts(self) -> list[str]:
         """Every template of this kind with every name, name by name."""
         return [template.format(name) for name in self.names for template in TEMPLATES[self.kind]]
+
+
+def check_concepts(concepts: Sequence[Concept]) -> None:
+    """Raise UsageError for no concept at all, a name that occurs in two, and for what contradicts itself: an anchor that
+    is erased too, or a word that is to be erased and retained.
+    """
+    if not concepts:
+        raise UsageError("nothing to erase: name a concept, such as pizza")
+    owner: dict[str, Concept] = {}
+    for concept in concepts:
+        for name in concept.names:
+            if name.lower() in owner:
+                both = f"{owner[name.lower()].name!r} and {concept.name!r}"
+                raise UsageError(f"{name!r} occurs in two concepts, {both}: leave one out")
+            owner[name.lower()] = concept
+    for concept in concepts:
+        if concept.anchor.lower() in owner:
+            raise UsageError(f"{concept.name!r} would become {concept.anchor!r}, which is erased too: choose another")
+        for word in concept.retain:
+            if word.lower() in owner:
+                raise UsageError(f"{word!r} cannot be erased and retained at once: leave it out of one")

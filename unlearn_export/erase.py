@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from .artifact import RECIPE, write_json, write_text
 from .base import Base, Seat
 from .bench import Bench
-from .concept import Concept
+from .concept import Concept, check_concepts
 from .edit import Edit
 from .erasers import Eraser, OnStep
 from .errors import DivergedError, UsageError
@@ -106,15 +106,6 @@ def erase(
         seats=done,
     )
     return Erased(base, edit, recipe)
-
-
-def check_concepts(concepts: Sequence[Concept]) -> None:
-    """Raise UsageError for no concept, or a name that occurs in two."""
-    if not concepts:
-        raise UsageError("nothing to erase: name a concept, such as pizza")
-    names = [name.lower() for c in concepts for name in c.names]
-    if len(set(names)) < len(names):
-        raise UsageError(f"a name occurs in two concepts: {', '.join(names)}")
 
 
 def choose_seats(base: Base, names: Sequence[str]) -> dict[str, Seat]:

@@ -1,5 +1,7 @@
 """A plan: the concepts to erase, in a file that one command writes and another takes."""
 
+import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -23,20 +25,48 @@ def write_plan(path: Path, concepts: Sequence[Concept]) -> None:
 def read_plan(path: Path) -> list[Concept]:
     """The concepts of a plan: an object or a list of them, whose keys are the fields of ``Concept``, or a recipe.
 
+    A name alone stands for an object. .yaml and .yml say the same in YAML; a .csv has the keys as its first line and
+    one concept a line, several aliases or retained words with ";" between them.
     Raises UsageError where the file cannot be read or is no plan.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read the plan {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UsageError(f"the plan {path} is not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the plan {path} is not UTF-8 text: {error}") from error
+    data = _parsed(path, text)
     if isinstance(data, dict) and "method" in data:  # an artifact's recipe.json
         data = data.get("concepts")
     objects = data if isinstance(data, list) else [data]
     if not objects:
         raise UsageError(f"the plan {path} names no concept")
-    return [_concept(path, item) for item in objects]
+    return [_concept(path, {"name": item} if isinstance(item, str) else item) for item in objects]
+
+
+def _parsed(path: Path, text: str) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        rows = list(csv.DictReader(io.StringIO(text), restkey=""))
+        if any("" in row for row in rows):
+            raise UsageError(
+                f"the plan {path} has a line with more cells than columns: quote a cell that holds a comma"
+            )
+        return [
+            {k: [w.strip() for w in v.split(";") if w.strip()] if k in _LISTS else v for k, v in row.items() if v}
+            for row in rows
+        ]
+    if suffix in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"the plan {path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"the plan {path} is not JSON: {error}") from error
 
 
 def _concept(path: Path, item: Any) -> Concept:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..concept import KINDS, Concept
+from ..concept import KINDS, Concept, check_concepts
 from ..errors import UsageError
 from .common import (
     SEED,
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("concepts", nargs=-1, metavar="CONCEPT...")
 @click.option(
-    "--plan", type=click.Path(path_type=Path), help="What `identify -o` wrote, or a recipe.json, in place of CONCEPT."
+    "--plan",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Concepts in a .json, .yaml or .csv, a plan of `identify -o`, or a recipe.json, in place of CONCEPT.",
 )
 @click.option("--base", "source", help='"demo", a diffusers folder, a Hub id, or a .safetensors file.')
 @click.option(
@@ -116,6 +119,7 @@ def erase(
 
     check_free(out, overwrite=overwrite)
     wanted = _planned(plan) if plan else [Concept(name, kind, aliases, anchor, retain) for name in concepts]
+    check_concepts(wanted)
     pairs = dict(_pair(text) for text in options)
     quiet_libraries()
     from ..erasers import make_method
@@ -127,6 +131,7 @@ def erase(
 
         found = Artifact.open(origin)
         wanted = more(found.recipe.concepts, wanted)
+        check_concepts(wanted)
         made = terms(found, source, config, images=images, device=device)
         base, eraser, seed, seats = made.base, made.method, made.seed, made.seats
     else:
@@ -135,10 +140,9 @@ def erase(
         eraser = make_method(method, pairs)
         base = load_base(str(source), revision, device, readers, config)
     if dry_run:
-        from ..erase import check_concepts, choose_seats
+        from ..erase import choose_seats
         from ..forecast import forecast, text, to_json
 
-        check_concepts(wanted)
         seen = forecast(base, choose_seats(base, seats), eraser)
         print_result({"seats": to_json(seen)}, as_json, lambda: text(seen))
         return
