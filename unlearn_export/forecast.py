@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from .base import Base, Seat
+from .base import Base
 from .errors import UnlearnExportError
 from .families.contracts import CONTRACTS, ReaderContract, differences
+from .seat import Seat
 
 GIB = 2**30
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .artifact import CARD, ONNX, Artifact, renewed, staged, write_text
-from .base import Base, Seat, load_base
+from .base import Base, load_base
 from .card import render
 from .concept import Concept
 from .erase import erase, write_encoder
@@ -29,6 +29,7 @@ from .onnx.export import LIMIT, OnnxExport, export_onnx
 from .recipe import Recipe
 from .report import write_report
 from .scorers import load_features, load_scorer
+from .seat import Seat
 from .single_file import is_single_file
 from .streaming import streamed
 from .weights import Weights
