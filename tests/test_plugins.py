@@ -25,7 +25,8 @@ from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor, make_method
 from unlearn_export.errors import BaseError, EncoderError, UnlearnExportError, UsageError
 from unlearn_export.families import families, family_of
-from unlearn_export.families.contracts import CONTRACTS, contracts_of, readers_of
+from unlearn_export.families.contract_rows import CONTRACTS
+from unlearn_export.families.contracts import contracts_of, readers_of
 from unlearn_export.families.tokens import final_states, tokenise
 from unlearn_export.loading import load_torch
 from unlearn_export.pipelines.check import check

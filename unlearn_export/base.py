@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from .denoisers import Denoiser, denoiser_of
 from .errors import BaseError, UsageError
 from .families import family_of
-from .families.contracts import ReaderContract, contracts_of, nearest, readers_of
+from .families.contract import ReaderContract
+from .families.contracts import contracts_of, nearest, readers_of
 from .families.tokens import Tokens, tokenise
 from .lazy import Lazy
 from .loading import architecture_of, is_tokenizer, one_line, tokenizer_beside

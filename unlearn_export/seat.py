@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from .errors import BaseError
 from .families import EncoderFamily, class_of, family_of
-from .families.contracts import ReaderContract
+from .families.contract import ReaderContract
 from .loading import TOKENIZER_FILES, load_torch, one_line, quiet
 from .weights import Weights
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from ..base import Base
 from ..concept import Concept
 from ..erasers.prompts import places
-from ..families.contracts import ReaderContract
+from ..families.contract import ReaderContract
 from ..families.tokens import Tokens, final_states, read_states, tokenise
 from ..rates import FINE, Rate, Spread
 from ..seat import Seat
