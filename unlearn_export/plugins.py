@@ -51,7 +51,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
         "relearn": "unlearn_export.probe.relearn:Relearn",
     },
     "scorers": {
-        "demo": "unlearn_export.scorers.named:demo",
+        "demo": "unlearn_export.demo.scorer:scorer",
         "clip": "unlearn_export.scorers.named:clip",
         "nudenet": "unlearn_export.scorers.named:nudenet",
         "face": "unlearn_export.scorers.named:face",
