@@ -31,7 +31,7 @@ class EncoderFamily:
     ``projection``: stored name of the matrix that makes the pooled state a joint one with pictures, "" for none.
     ``down``: of each layer the linear one whose answer is added to the residual stream as it is, "" where a norm comes
     between. ``causal``: whether a state depends on earlier tokens only. ``contracts``: how pipelines read it, where the table in
-    ``families.contract_rows`` does not say: a plug-in brings its own rows.
+    ``families.contracts`` does not say: a plug-in brings its own rows.
     """
 
     name: ClassVar[str]
