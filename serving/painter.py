@@ -19,7 +19,8 @@ from torch import Tensor
 from unlearn_export.artifact import EVALUATION, MANIFEST, read_json, sha256
 from unlearn_export.errors import EncoderError, ParityError, UnlearnExportError, UsageError
 from unlearn_export.families import family_of
-from unlearn_export.families.contracts import ReaderContract, contracts_of, readers_of
+from unlearn_export.families.contract import ReaderContract
+from unlearn_export.families.contracts import contracts_of, readers_of
 from unlearn_export.families.tokens import final_states, read_states, tokenise
 from unlearn_export.pipelines.call import (
     check_needed,

@@ -26,9 +26,12 @@ from unlearn_export.erasers import make_method
 from unlearn_export.errors import ArtifactError
 from unlearn_export.onnx.export import export_onnx
 from unlearn_export.plan import read_plan
+from unlearn_export.plugins import found
+from unlearn_export.profile import Profile
 
 GOLDEN = Path(__file__).parent / "golden/card.md"
 REPO = "someone/no-pizza"
+SNIPPET = "draw({prompt}, {encoder})"
 SHA = "0123456789abcdef0123456789abcdef01234567"
 ANCHOR = {"steps": 150, "lr": 1e-3, "batch": 24, "keep": 4.0, "parts": ["mlp", "attention"], "holdout": ["frog"]}
 
@@ -239,6 +242,21 @@ def test_only_a_hub_id_becomes_the_base_model(tmp_path, source):
     text = render(folder(tmp_path, recipe(base=recipe()["base"] | {"source": source}), report=evaluation()))
     assert "base_model" not in front(text)
     assert "/home" not in text and "C:" not in text
+
+
+def test_a_registered_profile_says_what_the_card_calls_its_base(tmp_path, monkeypatch):
+    made = recipe(base=recipe()["base"] | {"source": "mine"})
+    path = folder(tmp_path, made, evaluation(judges={"scorer": "clip:me/judge", "features": None}))
+    text = render(path)  # the control: nobody knows it
+    assert "`mine` is the folder of the base" in text and "--scorer clip:me/judge" in text
+    own = Profile(title="my base", note="of two layers", scorer="clip:me/judge", t2v=("mine:clip",), snippet=SNIPPET)
+    monkeypatch.setitem(found("bases"), "mine", lambda: None)
+    monkeypatch.setitem(found("profiles"), "mine", lambda: own)
+    text = render(path)
+    assert "encoder of **my base**" in text and "- Base: my base, of two layers; sha256" in text
+    assert 'draw("a picture of a pizza", CLIPTextModel.from_pretrained("out", subfolder="text_encoder"))' in text
+    assert 'load_pipeline("mine:clip", ' in text
+    assert "folder of the base" not in text and "--scorer" not in text and "--base mine" in text
 
 
 def test_names_from_users_break_neither_tables_nor_code(tmp_path):

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from unlearn_export.cli import main
 from unlearn_export.errors import EncoderError, UncoveredWarning, UnlearnExportError
 from unlearn_export.families import table
-from unlearn_export.families.contracts import CONTRACTS
+from unlearn_export.families.contract_rows import CONTRACTS
 from unlearn_export.pipelines import check as checking
 from unlearn_export.pipelines.check import check
 from unlearn_export.pipelines.encoders import load_encoder

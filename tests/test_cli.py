@@ -106,9 +106,8 @@ def test_an_error_is_one_object_with_json(tmp_path: Path) -> None:
 
 
 def test_heavy_imports_are_lazy() -> None:
-    code = (
-        "import sys, unlearn_export, unlearn_export.cli; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
-    )
+    modules = "unlearn_export, unlearn_export.cli, unlearn_export.card, unlearn_export.demo"
+    code = f"import sys, {modules}; print([m for m in ('torch', 'diffusers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

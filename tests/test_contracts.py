@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from transformers import ByT5Tokenizer
 
 from unlearn_export.errors import UsageError
-from unlearn_export.families.contracts import CONTRACTS, ReaderContract, contracts_of, nearest, readers_of
+from unlearn_export.families.contract import ReaderContract
+from unlearn_export.families.contract_rows import CONTRACTS
+from unlearn_export.families.contracts import contracts_of, nearest, readers_of
 from unlearn_export.families.tokens import Tokens, final_states, read_states, tokenise
 
 SHORT = "a photo of mickey mouse"

@@ -18,7 +18,7 @@ from unlearn_export.erasers import Anchor
 from unlearn_export.erasers.fit import Fit
 from unlearn_export.errors import BaseError, DivergedError, UsageError
 from unlearn_export.families import families, family_of
-from unlearn_export.families.contracts import CONTRACTS
+from unlearn_export.families.contract_rows import CONTRACTS
 from unlearn_export.families.tokens import final_states, read_states, tokenise
 from unlearn_export.loading import load_torch
 from unlearn_export.textsearch import hearing

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from unlearn_export import base as bases
 from unlearn_export import identify as module
+from unlearn_export import seat as seats
 from unlearn_export.base import Base, load_base
 from unlearn_export.cli import main
 from unlearn_export.concept import Concept
@@ -297,8 +297,8 @@ def test_an_encoder_s_folder_tells_tokens_and_neighbours(
     encoder().save_pretrained(tmp_path / "text_encoder")
     tokenizer().save_pretrained(tmp_path / "tokenizer")
     if large:
-        monkeypatch.setattr(bases, "LARGE", 0)
-        monkeypatch.setattr(bases, "load_torch", None)  # nothing whole is loaded
+        monkeypatch.setattr(seats, "LARGE", 0)
+        monkeypatch.setattr(seats, "load_torch", None)  # nothing whole is loaded
     done = run("identify", "pizza", "--base", tmp_path / "text_encoder", "--alias", "пицца", "--json")
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)

@@ -25,7 +25,8 @@ from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor, make_method
 from unlearn_export.errors import BaseError, EncoderError, UnlearnExportError, UsageError
 from unlearn_export.families import families, family_of
-from unlearn_export.families.contracts import CONTRACTS, contracts_of, readers_of
+from unlearn_export.families.contract_rows import CONTRACTS
+from unlearn_export.families.contracts import contracts_of, readers_of
 from unlearn_export.families.tokens import final_states, tokenise
 from unlearn_export.loading import load_torch
 from unlearn_export.pipelines.check import check
@@ -33,7 +34,7 @@ from unlearn_export.pipelines.encoders import load_encoder
 from unlearn_export.pipelines.load import load_pipeline
 from unlearn_export.probe import make_attacks, probe
 from unlearn_export.scorers import load_scorer
-from unlearn_export.stages import build
+from unlearn_export.stages import _label, build
 
 PAGE = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
 EXAMPLE = re.compile(
@@ -261,3 +262,10 @@ def test_contracts_and_families_agree_on_what_is_causal() -> None:
             assert family_of(architecture).causal == contract.causal, contract.pipelines[0]
             assert contract in readers_of(architecture)
     assert all(not family.contracts for family in families().values())  # ours are in the table
+
+
+def test_a_report_calls_a_pipeline_by_what_its_plug_in_makes_it_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("demo:t2v-motion", "owner/name", "mine:a/b")
+    assert [_label(name) for name in names] == ["t2v-motion", "owner--name", "mine:a--b"]  # mine is not registered
+    monkeypatch.setitem(plugins.found("pipelines"), "mine", lambda: None)
+    assert [_label(name) for name in names] == ["t2v-motion", "owner--name", "a--b"]

@@ -16,7 +16,7 @@ from unlearn_export.artifact import Artifact
 from unlearn_export.base import Base, load_base
 from unlearn_export.cli import main
 from unlearn_export.concept import Concept
-from unlearn_export.demo import GUIDANCE
+from unlearn_export.demo import GUIDANCE, PROFILE
 from unlearn_export.demo.scorer import DemoScorer
 from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
@@ -25,7 +25,6 @@ from unlearn_export.evaluation.samples import with_encoder
 from unlearn_export.evaluation.scorer import Scores
 from unlearn_export.probe import attacks as every_attack
 from unlearn_export.probe import make_attacks, probe, table
-from unlearn_export.probe.languages import NAMES
 from unlearn_export.probe.subject import Subject, Target
 from unlearn_export.probe.words import misspelled
 from unlearn_export.textsearch import greedy_coordinate_gradient, said, typeable
@@ -181,7 +180,7 @@ def test_the_search_lowers_its_loss_and_finds_words_that_can_be_typed(base: Base
 
 
 def test_misspellings_are_never_the_word(base: Base) -> None:
-    for seed, name in enumerate((*NAMES, "ab", "x")):
+    for seed, name in enumerate((*PROFILE.translations, "ab", "x")):
         wrong = misspelled(name, torch.Generator().manual_seed(seed))
         assert wrong and name not in wrong and len(set(wrong)) == len(wrong)
 

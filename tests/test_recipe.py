@@ -12,7 +12,7 @@ from unlearn_export.concept import Concept
 from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
 from unlearn_export.errors import ArtifactError
-from unlearn_export.recipe import Recipe
+from unlearn_export.recipe import Recipe, told
 
 SEAT = {
     "architecture": "CLIPTextModel",
@@ -43,6 +43,15 @@ def test_both_formats_come_back_as_they_were(made: dict[str, Any]) -> None:
     assert Recipe.from_json(json.loads(json.dumps(read.to_json()))) == read
     assert read.concepts == (Concept("pizza", "object", ("pepperoni", "pizza slice"), "hamburger", ("bread",)),)
     assert set(read.seats) == ({"text_encoder"} if made["format"] == 2 else set())
+
+
+def test_what_the_first_format_left_unsaid_is_told() -> None:
+    assert told(second()) == {"text_encoder": SEAT}
+    [(name, about)] = told(recipe()).items()
+    assert name == "text_encoder" and about["changed"] == recipe()["changed"]["tensors"]
+    assert (about["architecture"], about["tokenizer"]) == ("CLIPTextModel", "tokenizer")
+    assert tuple(about["readers"]) == ("StableDiffusionPipeline",)
+    assert "changed" not in told({"format": 1})["text_encoder"]
 
 
 def test_what_erase_makes_reads_back_the_same() -> None:

@@ -17,7 +17,7 @@ from serving import painter as painting
 from serving.contract import Request, Settings
 from serving.painter import Embeddings, Painter
 from unlearn_export.errors import UsageError
-from unlearn_export.families.contracts import CONTRACTS
+from unlearn_export.families.contract_rows import CONTRACTS
 from unlearn_export.pipelines.call import (
     check_frames,
     check_needed,

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from test_card import evaluation, folder
 from transformers import PreTrainedModel
 
-from unlearn_export import base as bases
+from unlearn_export import seat as seats
 from unlearn_export.artifact import Artifact
 from unlearn_export.base import Base, load_base
 from unlearn_export.card import render
@@ -137,7 +137,7 @@ def test_every_reader_of_every_family_streamed_or_not(
     edited = seat.load()
     next(p for n, p in edited.named_parameters() if seat.family.canonical(n) == f"{linear}.weight").data.mul_(1.2)
     whole = measure_states(base, {"text_encoder": edited}, [concept], work=2e7)
-    monkeypatch.setattr(bases, "LARGE", 0)
+    monkeypatch.setattr(seats, "LARGE", 0)
     fresh = load_base(where)
     read = measure_states(fresh, {"text_encoder": streamed(fresh.seat, changed)}, [concept], work=2e7)
     assert read.seats["text_encoder"].streamed and not whole.seats["text_encoder"].streamed
@@ -176,8 +176,8 @@ def test_an_encoder_s_folder_is_evaluated_without_any_pipeline(
 ) -> None:
     where, out = saved(tmp_path, "t5"), tmp_path / "out"
     if large:
-        monkeypatch.setattr(bases, "LARGE", 0)
-        monkeypatch.setattr("unlearn_export.base.load_torch", None)  # nothing whole is loaded
+        monkeypatch.setattr(seats, "LARGE", 0)
+        monkeypatch.setattr("unlearn_export.seat.load_torch", None)  # nothing whole is loaded
         monkeypatch.setattr("unlearn_export.stages.load_torch", None)
     made = invoke(
         "erase", "pizza", "--anchor", "car", "--base", where, "-o", out, "--no-onnx", "-O", "steps=20", "-O", "pool=16"

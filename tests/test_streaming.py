@@ -9,10 +9,11 @@ import tiny_pipelines as tiny
 import torch
 from torch import nn
 
-from unlearn_export.base import Seat, load_base
+from unlearn_export.base import load_base
 from unlearn_export.edit import Edit
 from unlearn_export.errors import EncoderError
 from unlearn_export.families.tokens import final_states, tokenise
+from unlearn_export.seat import Seat
 from unlearn_export.streaming import streamed
 
 PROMPTS = ["", "a photo of the pizza", "mickey mouse and a car, a cartoon"]

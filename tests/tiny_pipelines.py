@@ -55,7 +55,7 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.utils import is_torchvision_available
 
-from unlearn_export.families.contracts import CONTRACTS
+from unlearn_export.families.contract_rows import CONTRACTS
 
 WIDTH, LAYERS, HEADS = 32, 4, 4
 WORDS = ("a", "photo", "of", "pizza", "clown", "car", "the", "mickey", "mouse", "cartoon")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from .errors import ArtifactError, BaseError
 from .measured import Report
-from .recipe import FORMAT, Recipe, SeatRecord, check_format, seat_records
+from .recipe import FIRST, FORMAT, Recipe, SeatRecord, check_format, seat_records
 from .weights import Weights
 
 __all__ = [
@@ -91,7 +91,8 @@ class Artifact:
     @property
     def seats(self) -> dict[str, str]:
         """The folders of its encoders, each with its tokenizer's."""
-        return {name: seat.tokenizer for name, seat in self._edited.items()} or {"text_encoder": "tokenizer"}
+        first = {name: about["tokenizer"] for name, about in FIRST.items()}
+        return {name: seat.tokenizer for name, seat in self._edited.items()} or first
 
     @property
     def has_onnx(self) -> bool:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from .base import Base, Seat
+from .base import Base
 from .concept import Concept
 from .errors import ImagesError
 from .images import FewShot, read_images, sample_images
+from .seat import Seat
 from .vocabulary import Vocabulary
 
 

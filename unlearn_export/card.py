@@ -15,6 +15,8 @@ from .artifact import Artifact, read_json, sha256
 from .errors import ArtifactError
 from .gates import not_erased
 from .measured import Moment, Report
+from .plugins import is_embedded
+from .profile import Profile, profile_of
 from .rates import Rate
 from .recipe import BaseRecord, Recipe
 
@@ -30,7 +32,6 @@ LICENSES = """
     lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense
     zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma"""
 RATES = {"erased": "Erased, still seen", "others": "Others", "holdout": "Held out", "styles": "Styles of the others"}
-DEMO_NAME = "the demo base of unlearn-export"
 
 
 def render(artifact: Artifact, repo_id: str = "") -> str:
@@ -63,6 +64,7 @@ def render(artifact: Artifact, repo_id: str = "") -> str:
 def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
     recipe, report, files = artifact.recipe, artifact.evaluation, artifact.hashed()
     first, source = recipe.concepts[0], recipe.base.source
+    profile = profile_of(source)
     pipelines = report.pipelines if report else {}
     return {
         "front": yaml.safe_dump(_metadata(recipe, artifact.has_onnx), sort_keys=False, allow_unicode=True),
@@ -71,10 +73,11 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "recipe": recipe,
         "concepts": recipe.concepts,
         "names": [c.name for c in recipe.concepts],
-        "is_demo": source == "demo",
+        "profile": profile,
+        "is_embedded": is_embedded(source),
         "on_hub": _on_hub(recipe.base),
         "open_base": "from_single_file" if recipe.base.file else "from_pretrained",
-        "base": DEMO_NAME if source == "demo" else _public(source),
+        "base": profile.title or _public(source),
         "width": read_json(artifact.path / "text_encoder/config.json").get("hidden_size"),
         "has_onnx": artifact.has_onnx,
         "prompt": phrasing.example(first.kind, first.name),
@@ -123,8 +126,7 @@ def _commands(recipe: Recipe, report: Report | None, has_onnx: bool) -> str:
     Every hyper-parameter is spelled out, so that the line outlives a change of defaults.
     """
     concepts, base, method = recipe.concepts, recipe.base, recipe.method
-    source = base.source if base.source == "demo" or _on_hub(base) else _public(base.source)
-    where = ["--base", source]
+    where = ["--base", _public(base.source)]
     if base.file:
         where += ["--base-config", _public(base.file.config)]
     revision = base.file.config_revision if base.file else base.revision
@@ -147,7 +149,8 @@ def _commands(recipe: Recipe, report: Report | None, has_onnx: bool) -> str:
     end += ["--no-evaluate"] if has_onnx else ["--no-onnx", "--no-evaluate"]
     parts = (["unlearn-export", "erase", *start, *where], words, options, end)
     erase = " \\\n  ".join(shlex.join(part) for part in parts if part)
-    return "\n".join([erase, *([_evaluate(report)] if report else []), "unlearn-export verify out"])
+    evaluate = [_evaluate(report, profile_of(base.source))] if report else []
+    return "\n".join([erase, *evaluate, "unlearn-export verify out"])
 
 
 def _option(value: Any) -> Any:
@@ -155,14 +158,14 @@ def _option(value: Any) -> Any:
     return "" if value is None else "+".join(value) if isinstance(value, tuple) else value
 
 
-def _evaluate(report: Report) -> str:
+def _evaluate(report: Report, profile: Profile) -> str:
     words = ["unlearn-export", "evaluate", "out", "--seed", str(report.seed)]
     for seen in report.pipelines.values():
         words += ["--t2v", _public(seen.source)] if seen.source else []
     size = ["--references", "references"] if report.references else []
-    for name in ("scorer", "features"):
+    for name, default in (("scorer", profile.scorer), ("features", None)):
         judge = (report.judges or {}).get(name)
-        size += [f"--{name}", judge] if judge not in ("demo", None) else []
+        size += [f"--{name}", judge] if judge not in (default, None) else []
     for key, value in report.size.items():
         if value is not None and key != "frames":
             size += [f"--{key.replace('_', '-')}", str(value)]

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .artifact import RECIPE, write_json, write_text
-from .base import Base, Seat
+from .base import Base
 from .bench import Bench
 from .concept import Concept, check_concepts
 from .edit import Edit
@@ -23,6 +23,7 @@ from .forecast import check_memory
 from .lazy import Lazy
 from .recipe import BaseRecord, Changed, MethodRecord, Recipe, SeatRecord
 from .records import frozen
+from .seat import Seat
 from .streaming import streamed
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from .base import Base, Seat
+from .base import Base
 from .errors import UnlearnExportError
-from .families.contracts import CONTRACTS, ReaderContract, differences
+from .families.contract import ReaderContract, differences
+from .families.contract_rows import CONTRACTS
+from .seat import Seat
 
 GIB = 2**30
 

@@ -70,7 +70,7 @@ def identify(
 
     images: pictures of the concept, over the templates of its kind and as many seeds; other words and near neighbours
     get a third of that each, and all other things the base knows one each, up to ``images`` in all. Without a scorer
-    nothing is drawn. guidance: None is the pipeline's own, and the demo's on the demo.
+    nothing is drawn. guidance: None is the base's own.
 
     A word "draws it" where its rate's 95 % interval lies above that of the false positives: how often the judge sees
     the concept where another thing was asked for. Suggested are the words that draw it as aliases (without a scorer all

@@ -34,6 +34,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
         "gemma3": "unlearn_export.families.decoder:Gemma3",
     },
     "bases": {"demo": "unlearn_export.demo:base"},
+    "profiles": {"demo": "unlearn_export.demo:PROFILE"},  # what is known of a base by its name, without opening it
     "pipelines": {"demo": "unlearn_export.demo:load"},  # "demo:NAME" is what it makes of NAME
     "attacks": {
         "direct": "unlearn_export.probe.words:Direct",
@@ -50,7 +51,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
         "relearn": "unlearn_export.probe.relearn:Relearn",
     },
     "scorers": {
-        "demo": "unlearn_export.scorers.named:demo",
+        "demo": "unlearn_export.demo.scorer:scorer",
         "clip": "unlearn_export.scorers.named:clip",
         "nudenet": "unlearn_export.scorers.named:nudenet",
         "face": "unlearn_export.scorers.named:face",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .plugins import found
 from .vocabulary import GENERAL, Vocabulary
 
 
@@ -13,6 +14,10 @@ class Profile:
 
     t2v: pipelines that read the same encoder, as ``load_pipeline`` names them. frames, steps: of a clip that is drawn
     without saying more; None is the pipeline's own. translations: a concept's names in other languages.
+
+    title: what a model card calls the base; "" is its source. note: what the card says of it beside that. snippet: Python
+    for the card that puts an edited encoder to use: ``{encoder}`` stands for the expression that loads it, ``{prompt}``
+    for a prompt; "" is a diffusers pipeline's.
     """
 
     vocabulary: Vocabulary = GENERAL
@@ -22,6 +27,15 @@ class Profile:
     frames: int | None = None
     steps: int | None = None
     translations: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    title: str = ""
+    note: str = ""
+    snippet: str = ""
 
 
 UNKNOWN = Profile()
+
+
+def profile_of(source: str) -> Profile:
+    """The profile that is registered under a base's name (see ``plugins``); ``UNKNOWN`` for every other base."""
+    load = found("profiles").get(source)
+    return load() if load else UNKNOWN

@@ -12,6 +12,7 @@ from torch import Tensor
 from .artifact import Artifact
 from .errors import BaseError, UsageError
 from .families import EncoderFamily, family_of
+from .recipe import told
 from .single_file import SingleFile
 from .weights import Weights, patch
 
@@ -26,16 +27,15 @@ def put_back(artifact: Artifact, path: Path, out: Path) -> list[str]:
         raise UsageError(f"{out} exists already: choose another name")
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} must end in .safetensors, as what reads it expects")
-    file, recipe = SingleFile.open(path), artifact.recipe
-    kinds = {name: recipe.seats[name].architecture if recipe.seats else "CLIPTextModel" for name in artifact.seats}
-    changed = {name: recipe.seats[name].changed if recipe.seats else recipe.changed.tensors for name in artifact.seats}
-    seats = {name: Weights.open(artifact.path / name) for name in artifact.seats}
+    file, edited = SingleFile.open(path), told(artifact.recipe.to_json())
+    kinds = {name: about["architecture"] for name, about in edited.items()}
+    seats = {name: Weights.open(artifact.path / name) for name in edited}
     patches: dict[str, Tensor] = {}
     for name, weights in seats.items() if file.whole else _alone(file, seats, kinds).items():
         prefix = file.prefix(name)
         if file.whole and not prefix:
             raise BaseError(f"{file.path} has no {name}: the edit finds no place in it")
-        patches |= _patches(file, prefix, weights, set(changed[name]), family_of(kinds[name]))
+        patches |= _patches(file, prefix, weights, set(edited[name]["changed"]), family_of(kinds[name]))
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
     try:

@@ -10,6 +10,13 @@ from .records import fields_as_json, frozen, values_of
 
 FORMAT = 2
 READABLE = (1, 2)  # 1: one encoder, without "seats" and the base's "kind"
+FIRST: Mapping[str, Mapping[str, Any]] = {  # what "seats" would say in format 1, whose encoder was always this
+    "text_encoder": {
+        "architecture": "CLIPTextModel",
+        "tokenizer": "tokenizer",
+        "readers": ("StableDiffusionPipeline",),
+    }
+}
 WHERE = "unlearning/recipe.json"
 
 
@@ -140,6 +147,16 @@ def check_format(data: Any, where: str) -> None:
     found = data.get("format") if isinstance(data, Mapping) else None
     if found not in READABLE:
         raise ArtifactError(f"{where} has format {found!r}, this version reads up to {FORMAT}: update unlearn-export")
+
+
+def told(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a recipe's JSON tells of each edited encoder, by the names of ``SeatRecord``'s fields. Of format 1 that is
+    the architecture, the tokenizer, the readers and, where the recipe has them, the changed tensors.
+    """
+    if seats := data.get("seats"):
+        return dict(seats)
+    changed = {"changed": data["changed"]["tensors"]} if data.get("changed") else {}
+    return {name: {**about, **changed} for name, about in FIRST.items()}
 
 
 def seat_records(data: Mapping[str, Any]) -> dict[str, SeatRecord]:

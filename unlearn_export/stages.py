@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .artifact import CARD, ONNX, Artifact, renewed, staged, write_text
-from .base import Base, Seat, load_base
+from .base import Base, load_base
 from .card import render
 from .concept import Concept
 from .erase import erase, write_encoder
@@ -26,9 +26,11 @@ from .images import read_references
 from .loading import load_torch
 from .measured import Cost
 from .onnx.export import LIMIT, OnnxExport, export_onnx
+from .plugins import found
 from .recipe import Recipe
 from .report import write_report
 from .scorers import load_features, load_scorer
+from .seat import Seat
 from .single_file import is_single_file
 from .streaming import streamed
 from .weights import Weights
@@ -40,8 +42,8 @@ SMALL_GRAPH = 2_000_000_000  # bytes of weights below which a graph gives every 
 class Assessment:
     """How an edit is judged.
 
-    t2v: pipelines beside the base, as ``load_t2v`` names them. scorer: as ``load_scorer`` names it. None: the demo's
-    own for the demo base, else none, and without a scorer nothing is drawn. references: a folder of protected
+    t2v: pipelines beside the base, as ``load_t2v`` names them. scorer: as ``load_scorer`` names it. None: the
+    one that the base's profile names, else none, and without a scorer nothing is drawn. references: a folder of protected
     pictures, for the copyright metric. features: as ``load_features`` names it, for the distribution distance; None
     is the scorer itself. seed: of the noise, before and after alike.
     """
@@ -208,7 +210,7 @@ def read_encoders(base: Base, artifact: Artifact, *, whole: bool = True) -> dict
 
     whole: without it large ones are streamed, for whoever looks at states alone.
     """
-    found = {}
+    encoders = {}
     for name in artifact.seats:
         seat = base.seats.get(name)
         if seat is None:
@@ -218,10 +220,10 @@ def read_encoders(base: Base, artifact: Artifact, *, whole: bool = True) -> dict
         if odd:
             raise ArtifactError(f"{name} in {artifact.path} does not fit its base: {odd[0]} is in one of them only")
         if seat.large and not whole:
-            found[name] = streamed(replace(seat, folder=artifact.path / name, weights=weights), device=base.device)
+            encoders[name] = streamed(replace(seat, folder=artifact.path / name, weights=weights), device=base.device)
             continue
-        found[name] = load_torch(artifact.path / name, seat.architecture, torch.float32).requires_grad_(False)
-    return found
+        encoders[name] = load_torch(artifact.path / name, seat.architecture, torch.float32).requires_grad_(False)
+    return encoders
 
 
 def load_t2v(source: str, base: Base) -> DiffusionPipeline:
@@ -319,8 +321,11 @@ def _without_folder(scorer: str | None) -> str | None:
 
 
 def _label(name: str) -> str:
-    """A pipeline's name as one file's name can hold it."""
-    return Path(name).name if Path(name).is_dir() else name.removeprefix("demo:").replace("/", "--")
+    """A pipeline's name as one file's name can hold it; of a plug-in's what follows the colon."""
+    if Path(name).is_dir():
+        return Path(name).name
+    kind, _, rest = name.partition(":")
+    return (rest if rest and kind in found("pipelines") else name).replace("/", "--")
 
 
 def finish(artifact: Artifact) -> None:

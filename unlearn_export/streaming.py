@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .base import Base, Seat
+from .base import Base
 from .errors import EncoderError
+from .seat import Seat
 
 
 def streamed(seat: Seat, changed: Mapping[str, Tensor] | None = None, device: str = "cpu") -> PreTrainedModel:

@@ -6,15 +6,17 @@ They are stock diffusers and transformers folders, trained by ``scripts/train_de
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import Base, open_base
 from ..errors import BaseError
 from ..profile import Profile
 from ..vocabulary import Vocabulary
+from .languages import TRANSLATIONS
 from .world import CONCEPTS, MOTIONS, STYLES
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from transformers import PreTrainedModel
+
+    from ..base import Base
 
 ROOT = Path(__file__).parent
 PIPELINES = {
@@ -34,6 +36,19 @@ VOCABULARY = Vocabulary(
     motions=dict(MOTIONS),
 )
 
+SNIPPET = """\
+from diffusers.utils import export_to_gif
+from transformers import CLIPTextModel
+from unlearn_export import demo
+
+encoder = {encoder}
+
+pipe = demo.load("t2i", text_encoder=encoder)  # a StableDiffusionPipeline
+pipe({prompt}, num_inference_steps=25).images[0].save("picture.png")
+
+pipe = demo.load("t2v-motion", text_encoder=encoder)  # an AnimateDiffPipeline; "t2v-unet3d": a TextToVideoSDPipeline
+clip = pipe({prompt}, num_frames=8, num_inference_steps=25, output_type="pil")
+export_to_gif(clip.frames[0], "clip.gif")"""
 
 PROFILE = Profile(
     vocabulary=VOCABULARY,
@@ -42,6 +57,10 @@ PROFILE = Profile(
     t2v=tuple(f"demo:{name}" for name in PIPELINES if name != "t2i"),
     frames=FRAMES,
     steps=12,
+    translations=TRANSLATIONS,
+    title="the demo base of unlearn-export",
+    note="small models that show the workflow and are no product",
+    snippet=SNIPPET,
 )
 
 
@@ -76,10 +95,12 @@ def load(name: str, text_encoder: "PreTrainedModel | None" = None) -> "Diffusion
     return pipeline
 
 
-def base(name: str) -> Base:
+def base(name: str) -> "Base":
     """The base behind the name "demo". Raises BaseError for "demo:" and anything more."""
     if name:
         raise BaseError(f"no base demo:{name}: the embedded one is called demo")
+    from ..base import open_base  # brings torch, which who reads the profile alone can do without
+
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     return open_base(
         ROOT,

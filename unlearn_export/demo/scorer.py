@@ -1,12 +1,17 @@
 """The demo's judge: a classifier of concept and style and a contrastive image tower, trained on real pictures only."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection, ResNetForImageClassification
 
+from ..base import Base
+from ..concept import Concept
 from ..evaluation.scorer import Scores
+from ..scorers.named import check_rest
 from . import ROOT
 from .world import CONCEPTS, STYLES
 
@@ -53,3 +58,9 @@ class DemoScorer:
         tokens = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt").input_ids
         text = self.text_tower(tokens).pooler_output @ self.text_projection.T
         return F.cosine_similarity(text, self.features(pixels))
+
+
+def scorer(rest: str, base: Base, concepts: Sequence[Concept]) -> DemoScorer:
+    """``demo``: this judge, whatever the base. Raises UsageError for "demo:" and anything more."""
+    check_rest("demo", rest, wanted=False)
+    return DemoScorer()

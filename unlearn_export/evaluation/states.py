@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..base import Base, Seat
+from ..base import Base
 from ..concept import Concept
 from ..erasers.prompts import places
-from ..families.contracts import ReaderContract
+from ..families.contract import ReaderContract
 from ..families.tokens import Tokens, final_states, read_states, tokenise
 from ..rates import FINE, Rate, Spread
+from ..seat import Seat
 from ..states import Gap, ReaderStates, SeatStates, Shares, States, Worst
 from ..streaming import original
 from .wordings import MOST, OTHERS, Wording, wordings

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import UsageError
-from .contracts import ReaderContract
+from .contract import ReaderContract
 from .tokens import Tokens
 
 PARTS = ("mlp", "attention", "last-attention")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .contracts import ReaderContract
+from .contract import ReaderContract
 
 
 @dataclass(frozen=True)

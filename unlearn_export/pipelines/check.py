@@ -19,7 +19,8 @@ from ..artifact import read_json
 from ..base import read_index
 from ..errors import EncoderError, UnlearnExportError, UsageError
 from ..families import architectures, family_of
-from ..families.contracts import ReaderContract, contracts_of, differences, nearest
+from ..families.contract import ReaderContract, differences
+from ..families.contracts import contracts_of, nearest
 from ..loading import one_line, quiet
 from ..plugins import found
 from ..weights import INDEX, SINGLE, Weights

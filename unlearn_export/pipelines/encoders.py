@@ -14,6 +14,7 @@ from ..artifact import MANIFEST, RECIPE, Artifact, read_json, sha256
 from ..errors import ArtifactError, EncoderError, HubError, UsageError
 from ..families import architectures, class_of
 from ..loading import load_torch, one_line, quiet
+from ..recipe import told
 from .dropin import check_drop_in
 from .ort import OrtTextEncoder, open_session
 
@@ -47,12 +48,8 @@ class Found:
 
     @property
     def about(self) -> dict[str, Mapping[str, Any]]:
-        """What the recipe tells of each seat; one of the first format had a single CLIP, read as Stable Diffusion does."""
-        if not self.recipe or self.recipe.get("seats"):
-            return dict(self.recipe.get("seats") or {})
-        changed = self.recipe.get("changed")
-        told = {"changed": changed["tensors"]} if changed else {}
-        return {"text_encoder": {"readers": ["StableDiffusionPipeline"], **told}}
+        """What the recipe tells of each seat."""
+        return told(self.recipe) if self.recipe else {}
 
 
 def load_encoder(

@@ -22,8 +22,8 @@ def probe_artifact(
 ) -> Probe:
     """Attack an artifact's encoder, write unlearning/probe.json, and renew the manifest and the card.
 
-    source, config: as ``base_of`` takes them. scorer: as ``load_scorer`` names them; None takes the demo's own
-    for the demo base, and nobody elsewhere: then only attacks without pictures run.
+    source, config: as ``base_of`` takes them. scorer: as ``load_scorer`` names them; None takes the one that
+    the base's profile names, if any: without one only attacks without pictures run.
     Raises what ``base_of`` and ``probe`` raise; then nothing was written.
     """
     with renewed(artifact) as twin:

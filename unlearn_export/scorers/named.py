@@ -14,17 +14,9 @@ from ..evaluation.scorer import Scorer
 FORMS = 'demo, "clip:" and a folder or Hub id, nudenet, "face:" and a folder of pictures, or package.module:Factory'
 
 
-def demo(rest: str, base: Base, concepts: Sequence[Concept]) -> Scorer:
-    """``demo``: the embedded classifier."""
-    _check("demo", rest, wanted=False)
-    from ..demo.scorer import DemoScorer
-
-    return DemoScorer()
-
-
 def clip(rest: str, base: Base, concepts: Sequence[Concept]) -> Scorer:
     """``clip:FOLDER`` or ``clip:OWNER/NAME[@REVISION]``: tells the base's words and ``concepts`` apart."""
-    _check("clip", rest, wanted=True)
+    check_rest("clip", rest, wanted=True)
     from .clip import ClipScorer
 
     vocabulary = base.vocabulary
@@ -36,7 +28,7 @@ def clip(rest: str, base: Base, concepts: Sequence[Concept]) -> Scorer:
 
 def nudenet(rest: str, base: Base, concepts: Sequence[Concept]) -> Scorer:
     """``nudenet``: exposed nudity."""
-    _check("nudenet", rest, wanted=False)
+    check_rest("nudenet", rest, wanted=False)
     from .nudity import NudeNetScorer
 
     return NudeNetScorer()
@@ -44,12 +36,13 @@ def nudenet(rest: str, base: Base, concepts: Sequence[Concept]) -> Scorer:
 
 def face(rest: str, base: Base, concepts: Sequence[Concept]) -> Scorer:
     """``face:FOLDER``: persons."""
-    _check("face", rest, wanted=True)
+    check_rest("face", rest, wanted=True)
     from .face import FaceScorer
 
     return FaceScorer(Path(rest))
 
 
-def _check(kind: str, rest: str, *, wanted: bool) -> None:
+def check_rest(kind: str, rest: str, *, wanted: bool) -> None:
+    """Raise UsageError where something follows a judge's name and nothing may, or nothing does and something must."""
     if bool(rest) != wanted:
         raise UsageError(f"no scorer {kind + (f':{rest}' if rest else '')!r}: give {FORMS}")
