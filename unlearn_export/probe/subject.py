@@ -1,7 +1,7 @@
 """What an attack works on: one encoder, the thing that was erased from it, and a count of what was spent."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -82,13 +82,13 @@ class Subject:
 
     @torch.no_grad()
     def references(self, target: Target, n: int, generator: torch.Generator) -> Tensor:
-        """n pictures of the target that the base drew, with other noise than any attack is judged by. → latents."""
-        extra: dict[str, Any] = {} if self.guidance is None else {"guidance_scale": self.guidance}
+        """n pictures of the target that the base drew, with other noise than any attack is judged by.
+
+        → latents [n, *latent_shape] as the denoiser reads them.
+        """
         prompts = [target.ask(target.concept.name, i) for i in range(n)]
         self.queries += n
-        return self.base.pipeline(
-            prompts, num_inference_steps=25, generator=generator, output_type="latent", **extra
-        ).images
+        return replace(self.base.denoiser, guidance=self.guidance).sample(prompts, steps=25, generator=generator)
 
     def progress(self, what: str, done: int, total: int) -> None:
         if self.on_progress:
