@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from unlearn_export.evaluation.samples import with_encoder
 from unlearn_export.evaluation.scorer import Scores
 from unlearn_export.probe import attacks as every_attack
 from unlearn_export.probe import make_attacks, probe, table
-from unlearn_export.probe.subject import Subject, Target
+from unlearn_export.probe.linear_probe import LinearProbe
+from unlearn_export.probe.subject import Outcome, Subject, Target
 from unlearn_export.probe.words import misspelled
+from unlearn_export.profile import Profile
 from unlearn_export.textsearch import greedy_coordinate_gradient, said, typeable
+from unlearn_export.vocabulary import GENERAL
 
 CHEAP = ("direct", "alias", "unlearndiff", "linear-probe")
 FEW = ("unlearndiff.steps=2", "unlearndiff.candidates=8", "linear-probe.prompts=20")
@@ -159,23 +163,23 @@ def test_a_seed_gives_the_same_numbers(base: Base, edited: PreTrainedModel, scor
 
 
 def test_the_search_lowers_its_loss_and_finds_words_that_can_be_typed(base: Base) -> None:
-    allowed = typeable(base, without=("pizza",))
+    allowed = typeable(base.seat, without=("pizza",))
     pizza = base.pipeline.tokenizer("pizza", add_special_tokens=False).input_ids[0]
-    assert pizza in typeable(base) and pizza not in allowed
+    assert pizza in typeable(base.seat) and pizza not in allowed
     with torch.no_grad():
         wanted = base.encoder(base.tokens(["a red bird"]))[0]
     found = greedy_coordinate_gradient(
+        base.seat,
         base.encoder,
-        base.tokens(["a a a"]),
-        torch.tensor([1, 2, 3]),
+        3,
         allowed,
-        lambda states: (states - wanted).square().mean((1, 2)),
+        lambda texts: (base.encoder(base.tokens(texts))[0] - wanted).square().mean((1, 2)),
         steps=12,
         candidates=32,
         generator=torch.Generator().manual_seed(0),
     )
     assert found.last < 0.5 * found.first
-    words = said(base, found.words)
+    words = said(base.seat, found.words)
     assert base.pipeline.tokenizer(words, add_special_tokens=False).input_ids == found.words.tolist()
 
 
@@ -221,7 +225,7 @@ def test_the_attacked_encoder_sits_in_the_seat_that_it_was_taken_from(tmp_path: 
     assert base.seat.name == "text_encoder_2"
     pictures = []
     for encoder in (base.encoder, turned(base.encoder)):
-        subject = Subject(base, encoder, scorer := Watching(), sampling=1)
+        subject = Subject(base, {base.seat.name: encoder}, scorer := Watching(), sampling=1)
         subject.hits(Target(KEY, "key", ()), ["a photo of pizza"])
         pictures.append(scorer.shown)
     assert not torch.allclose(*pictures, atol=1e-3)
@@ -257,3 +261,155 @@ def test_the_command_writes_a_sealed_result_or_nothing(base: Base, edited: PreTr
     assert report["attacks"][1]["targets"]["key"]["after"]["detail"]["prompts"][0]["prompt"] == "a picture of a clé"
     Artifact.open(out).verify()
     assert "unlearning/probe.json" in (out / "README.md").read_text()
+
+
+SEVERAL = ("StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline")
+PIZZA = Concept("pizza")
+FOOD = Target(PIZZA, "pizza", ("car", "clown"))
+ONE_STEP = ("unlearndiff.candidates=4", "unlearndiff.noises=2", "ring-a-bell.steps=1", "ring-a-bell.pairs=2")
+SMALL = (*ONE_STEP, "ring-a-bell.prompts=1", "unlearndiff.steps=2", "pseudo-word.steps=2", "relearn.steps=2")
+
+
+@pytest.fixture(scope="module", params=SEVERAL)
+def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """A base with two or three encoders, which draws small pictures."""
+    base = load_base(save_like_hub(PIPELINES[request.param](), tmp_path_factory.mktemp("several") / "base"))
+    base.pipeline.default_sample_size = 8
+    if "transformer" in base.pipeline.components:
+        base.pipeline.transformer.register_to_config(sample_size=8)
+    return base
+
+
+@dataclass
+class Recorded(Subject):
+    """Keeps the pipelines that were drawn with, in place of drawing."""
+
+    drawn: list[Any] = field(default_factory=list, init=False)
+
+    def hits(self, target: Target, prompts: Any, pipeline: Any = None, *, quiet: bool = False) -> list[bool]:
+        self.drawn.append(pipeline)
+        return [False] * len(prompts)
+
+
+def ran(subject: Subject, name: str) -> Outcome:
+    (attack,) = make_attacks([name], ("quick", *(b for b in SMALL if b.startswith(name))))
+    subject.base.pipeline  # noqa: B018
+    plain = Subject(subject.base, {n: subject.base.encoders[n] for n in subject.encoders}, None)
+    plan = attack.prepare(plain, FOOD, torch.Generator().manual_seed(0))
+    return attack.run(subject, FOOD, plan, torch.Generator().manual_seed(1))
+
+
+def test_pictures_are_latents_as_the_denoiser_reads_them(several: Base) -> None:
+    subject = Subject(several, dict(several.encoders), None)
+    shown = subject.references(FOOD, 2, torch.Generator().manual_seed(0))
+    assert shown.shape == (2, *several.denoiser.latent_shape)
+    again = several.denoiser.sample([FOOD.ask("pizza")] * 2, steps=25, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(shown, again)
+
+
+def test_words_are_searched_through_the_whole_pipeline_on_each_edited_encoder(several: Base) -> None:
+    own = dict(several.encoders)
+    before = {n: {k: v.clone() for k, v in e.state_dict().items()} for n, e in own.items()}
+    edited = {n: turned(e) for n, e in own.items()}
+    losses = {}
+    for label, encoders in (("all", edited), ("first", dict(list(edited.items())[:1])), ("none", own)):
+        found = ran(Recorded(several, encoders, None), "unlearndiff").detail["prompts"]
+        assert [f["seat"] for f in found] == list(encoders)
+        assert all(f["last"] <= f["first"] for f in found)
+        assert all(f["prompt"].endswith(FOOD.ask("pizza")) for f in found)
+        losses[label] = found[0]["first"]
+    assert len(set(losses.values())) == 3  # the other seats take part, edited or not
+    assert all(torch.equal(v, own[n].state_dict()[k]) for n, kept in before.items() for k, v in kept.items())
+
+
+def test_the_search_is_led_by_the_encoder_that_it_is_on(several: Base) -> None:
+    """What it calls the loss at its end is what the pipeline has when a user types the words that it found."""
+    encoders = {n: turned(e) for n, e in several.encoders.items()}
+    found = ran(Recorded(several, encoders, None), "unlearndiff").detail["prompts"]
+    plain = Subject(several, dict(several.encoders), None)
+    picture = plain.references(FOOD, 1, torch.Generator().manual_seed(0))[0]
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(2, *picture.shape, generator=generator)
+    latents, t = picture.expand(noise.shape), several.denoiser.spread(2)
+    with torch.no_grad():
+        loss = several.denoiser.loss(latents, noise, t, several.denoiser.encode([found[0]["prompt"]], encoders))
+    assert float(loss) == pytest.approx(found[0]["last"], abs=1e-4)
+
+
+def test_a_pseudo_word_is_learned_in_each_edited_encoder(several: Base) -> None:
+    words = {n: len(s.tokenizer) for n, s in several.seats.items()}
+    for names in (list(several.seats), list(several.seats)[-1:]):
+        subject = Recorded(several, {n: turned(several.encoders[n]) for n in names}, None)
+        assert set(ran(subject, "pseudo-word").detail) == {"first", "last"}
+        (drawn,) = subject.drawn
+        generator = torch.Generator().manual_seed(1)
+        for name in names:
+            table = getattr(drawn, name).get_input_embeddings().weight
+            start = torch.randn(table.shape[1], generator=generator) * table[: words[name]].std()
+            assert not torch.allclose(table[words[name]], start, atol=1e-3), name  # the denoiser's loss moved it
+        for name, seat in several.seats.items():
+            known = len(getattr(drawn, seat.tokenizer_name))
+            assert known == words[name] + (name in names)
+            assert (getattr(drawn, name) is several.encoders[name]) == (name not in names)
+            assert len(getattr(several.pipeline, seat.tokenizer_name)) == words[name]
+
+
+def test_relearning_tunes_every_edited_encoder_and_no_other(several: Base) -> None:
+    for names in (list(several.seats), list(several.seats)[:1]):
+        edited = {n: turned(several.encoders[n]) for n in names}
+        subject = Recorded(several, edited, None)
+        ran(subject, "relearn")
+        assert len(subject.drawn) == 3  # after 0, 1 and 2 steps
+        for name, own in several.encoders.items():
+            tuned = getattr(subject.drawn[-1], name)
+            if name not in names:
+                assert tuned is own
+                continue
+            moved = [k for k, v in edited[name].state_dict().items() if not torch.equal(v, tuned.state_dict()[k])]
+            assert moved and tuned is not edited[name]
+
+
+def test_words_like_the_concept_are_found_on_each_edited_encoder(several: Base) -> None:
+    subject = Recorded(several, {n: turned(e) for n, e in several.encoders.items()}, None)
+    found = ran(subject, "ring-a-bell").detail["prompts"]
+    assert [f["seat"] for f in found] == list(several.seats)
+    assert all(f["last"] <= f["first"] and "pizza" not in f["prompt"] for f in found)
+
+
+@pytest.mark.parametrize("several", SEVERAL[:2], indirect=True)
+def test_what_one_encoder_still_tells_is_read_though_another_is_silent(several: Base) -> None:
+    """Where it is silent, car means the; where it tells, car is loud."""
+    base = replace(several, profile=Profile(replace(GENERAL, concepts=("car", "the", "clown"))))
+
+    def twin(name: str, *, silent: bool) -> PreTrainedModel:
+        seat, encoder = base.seats[name], copy.deepcopy(base.encoders[name])
+        (car,), (the,) = seat.tokenizer(["car", "the"], add_special_tokens=False).input_ids
+        table = encoder.get_input_embeddings().weight
+        with torch.no_grad():
+            table[car] = table[the] if silent else 20 * table[car]
+        return encoder
+
+    def told(encoders: dict[str, PreTrainedModel]) -> float:
+        attack, target = LinearProbe(prompts=120), Target(Concept("car"), "car", ("the", "clown"))
+        subject = Subject(base, encoders, None)
+        plan = attack.prepare(subject, target, torch.Generator().manual_seed(0))
+        hits = attack.run(subject, target, plan, torch.Generator().manual_seed(1)).hits
+        return sum(hits) / len(hits)
+
+    every = {n: twin(n, silent=True) for n in base.seats}
+    assert told(every) == 0.5
+    chance = 0.5 + 2 * (0.25 / 120) ** 0.5  # two standard errors above it
+    for name in base.seats:
+        assert told(every | {name: twin(name, silent=False)}) > chance, name
+
+
+def test_an_artifact_is_attacked_in_every_encoder_that_it_brings(tmp_path: Path) -> None:
+    folder = save_like_hub(PIPELINES["StableDiffusionXLPipeline"](), tmp_path / "base")
+    out = tmp_path / "out"
+    fast = ("-O", "steps=1", "-O", "pool=8", "--no-onnx", "--no-evaluate")
+    done = run("erase", "pizza", "--base", folder, "-o", out, *fast)
+    assert done.exit_code == 0, done.output
+    few = ("--attack", "linear-probe", "--budget", "linear-probe.prompts=4", "--json")
+    result = run("probe", out, "--base", folder, *few)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["seats"] == ["text_encoder", "text_encoder_2"]

@@ -25,7 +25,7 @@ def write_plan(path: Path, concepts: Sequence[Concept]) -> None:
 def read_plan(path: Path) -> list[Concept]:
     """The concepts of a plan: an object or a list of them, whose keys are the fields of ``Concept``, or a recipe.
 
-    A name alone stands for an object. .yaml and .yml say the same in YAML; a .csv has the keys as its first line and
+    In a list a name alone stands for an object. .yaml and .yml say the same in YAML; a .csv has the keys as its first line and
     one concept a line, several aliases or retained words with ";" between them.
     Raises UsageError where the file cannot be read or is no plan.
     """
@@ -38,10 +38,11 @@ def read_plan(path: Path) -> list[Concept]:
     data = _parsed(path, text)
     if isinstance(data, dict) and "method" in data:  # an artifact's recipe.json
         data = data.get("concepts")
-    objects = data if isinstance(data, list) else [data]
-    if not objects:
+    if not isinstance(data, list):
+        return [_concept(path, data)]
+    if not data:
         raise UsageError(f"the plan {path} names no concept")
-    return [_concept(path, {"name": item} if isinstance(item, str) else item) for item in objects]
+    return [_concept(path, {"name": item} if isinstance(item, str) else item) for item in data]
 
 
 def _parsed(path: Path, text: str) -> Any:

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .base import Base
+from .base import Seat
+from .families.tokens import clean
 
-Loss = Callable[[Tensor], Tensor]  # states [n, length, d] → [n]
+Loss = Callable[[Sequence[str]], Tensor]  # n times some words → [n]
 
 
 @contextmanager
@@ -30,28 +31,30 @@ def hearing(encoder: PreTrainedModel, change: Callable[[Tensor, Tensor], Tensor]
             handle.remove()
 
 
-def typeable(base: Base, without: Sequence[str] = ()) -> Tensor:
-    """The ids of whole words that a user can type: alone and in a row they come back from the tokenizer as they were.
+def typeable(seat: Seat, without: Sequence[str] = ()) -> Tensor:
+    """The ids of whole words that a user can type: alone and in a row they come back from the
+    tokenizer as they were, after what the pipeline cleans of a prompt.
 
     without: words whose own tokens are left out.
     """
-    tokenizer = base.seat.tokenizer
+    tokenizer = seat.tokenizer
     special = set(tokenizer.all_special_ids)
     words = {i: tokenizer.decode([i]).strip() for i in range(len(tokenizer)) if i not in special}
     words = {i: word for i, word in words.items() if word.isalpha() and word.isascii()}
-    again = tokenizer(list(words.values()), add_special_tokens=False).input_ids
+    cleaned = [clean(word, seat.contract) for word in words.values()]
+    again = tokenizer(cleaned, add_special_tokens=False).input_ids
     barred = {i for word in without for i in tokenizer(word, add_special_tokens=False).input_ids}
     return torch.tensor([i for i, ids in zip(words, again, strict=True) if ids == [i] and i not in barred])
 
 
-def said(base: Base, ids: Tensor) -> str:
+def said(seat: Seat, ids: Tensor) -> str:
     """What a user would type for these ids of whole words."""
-    return " ".join(base.seat.tokenizer.decode([i]).strip() for i in ids.tolist())
+    return " ".join(seat.tokenizer.decode([i]).strip() for i in ids.tolist())
 
 
 @dataclass(frozen=True)
 class Found:
-    """words: [k] ids in place of the free ones. first, last: loss of the start and of the result."""
+    """words: [length] ids. first, last: loss of the start and of the result."""
 
     words: Tensor
     first: float
@@ -59,9 +62,9 @@ class Found:
 
 
 def greedy_coordinate_gradient(
+    seat: Seat,
     encoder: PreTrainedModel,
-    tokens: Tensor,
-    places: Tensor,
+    length: int,
     allowed: Tensor,
     loss: Loss,
     *,
@@ -73,36 +76,36 @@ def greedy_coordinate_gradient(
 ) -> Found:
     """Exchange one word at a time for another that lowers the loss (Zou et al. 2023, arXiv:2307.15043, algorithm 1).
 
-    The gradient of the loss by the one-hot vectors of the free words ranks all exchanges; of the ``pool`` best at
+    The gradient of the loss by the one-hot vectors of the ``length`` words ranks all exchanges; of the ``pool`` best at
     each place, ``candidates`` are drawn and tried, and the best is kept if it is better than what was there.
-    tokens: [1, length]; places: [k], which of them are free; allowed: [m] ids. The encoder is not altered.
+    allowed: [m] ids of the seat's tokenizer. loss: of texts as a user types them, whatever it puts around them and
+    whichever other encoders read them; ``encoder`` is the one in which the words are free. It is not altered.
     """
     table = encoder.get_input_embeddings().weight.detach()
-    places, allowed = places.to(table.device), allowed.to(table.device)
-    tokens = tokens.clone()
-    start = allowed[torch.randint(len(allowed), (len(places),), generator=generator).to(table.device)]
-    tokens[0, places] = start
+    allowed = allowed.to(table.device)
+    places = torch.arange(length, device=table.device)
+    words = allowed[torch.randint(len(allowed), (length,), generator=generator).to(table.device)]
     with torch.no_grad():
-        first = last = float(loss(encoder(tokens)[0])[0])
+        first = last = float(loss([said(seat, words)])[0])
     for step in range(steps):
-        chosen = F.one_hot(tokens[0, places], len(table)).to(table.dtype).requires_grad_()
-        soft = (chosen @ table)[None]
+        chosen = F.one_hot(words, len(table)).to(table.dtype).requires_grad_()
 
-        def exchange(_ids: Tensor, out: Tensor, words: Tensor = soft) -> Tensor:
-            return out.index_copy(1, places, words)
+        def exchange(ids: Tensor, out: Tensor, words: Tensor = words, soft: Tensor = chosen @ table) -> Tensor:
+            start = (ids[0].unfold(0, length, 1) == words).all(1).nonzero()[0]
+            return out.index_copy(1, start + places, soft[None])
 
         with hearing(encoder, exchange):
-            (slope,) = torch.autograd.grad(loss(encoder(tokens)[0])[0], chosen)
+            (slope,) = torch.autograd.grad(loss([said(seat, words)])[0], chosen)
         best = (-slope[:, allowed]).topk(min(pool, len(allowed)), dim=1).indices
-        where = torch.randint(len(places), (candidates,), generator=generator)
+        where = torch.randint(length, (candidates,), generator=generator)
         which = torch.randint(best.shape[1], (candidates,), generator=generator)
-        tried = tokens.repeat(candidates, 1)
-        tried[torch.arange(candidates), places[where]] = allowed[best[where, which]]
+        tried = words.repeat(candidates, 1)
+        tried[torch.arange(candidates), where] = allowed[best[where, which]]
         with torch.no_grad():
-            losses = loss(encoder(tried)[0])
+            losses = loss([said(seat, row) for row in tried])
         i = int(losses.argmin())
         if float(losses[i]) < last:
-            tokens, last = tried[i : i + 1].clone(), float(losses[i])
+            words, last = tried[i].clone(), float(losses[i])
         if on_step:
             on_step(step + 1)
-    return Found(tokens[0, places], first, last)
+    return Found(words, first, last)

@@ -167,7 +167,7 @@ def probe(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Attack an artifact's encoder, with the base's as control, and keep the result in it.
+    """Attack an artifact's encoders, with the base's as control, and keep the result in it.
 
     Example: unlearn-export probe out --attack ring-a-bell --attack relearn --budget quick
     """

@@ -12,7 +12,7 @@ from ..base import Base
 from ..concept import Concept
 from ..erasers.prompts import places
 from ..families.contract import ReaderContract
-from ..families.tokens import Tokens, final_states, read_states, tokenise
+from ..families.tokens import Tokens, tokenise, views
 from ..rates import FINE, Rate, Spread
 from ..seat import Seat
 from ..states import Gap, ReaderStates, SeatStates, Shares, States, Worst
@@ -159,13 +159,7 @@ class _Reading:
     def _views(self, encoder: PreTrainedModel, tokens: Tokens) -> dict[str, Tensor]:
         """What the reader is given: "states" [n, length, d], zero where it is not read, and "pooled" [n, 1, d]."""
         out = self.seat.family.call(encoder, tokens.to(self.device), self.contract.mask)
-        views = {}
-        if self.contract.layers:
-            views["states"] = read_states(final_states(out), tokens, self.contract)
-        if self.contract.pooled:
-            projected = out.get("text_embeds")
-            views["pooled"] = (out.pooler_output if projected is None else projected)[:, None]
-        return {what: states.float().cpu() for what, states in views.items()}
+        return {what: states.float().cpu() for what, states in views(out, tokens, self.contract).items()}
 
     def _names(self, one: _Found, part: Sequence[Wording], tokens: Tokens, was: Tensor, now: Tensor, what: str) -> None:
         """Remember by what a name is to be known: the mean of its prompt's states over the text."""

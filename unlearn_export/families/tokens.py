@@ -72,7 +72,7 @@ def tokenise(
             "gives no character offsets; use its fast form"
         )
     before = contract.template.partition("{}")[0]
-    contents = [_clean(text, contract) or contract.empty for text in texts]
+    contents = [clean(text, contract) or contract.empty for text in texts]
     if contract.crop is None:
         limit = len(tokenizer(before, add_special_tokens=contract.specials).input_ids) + contract.length - 2
     else:
@@ -104,7 +104,7 @@ def tokenise(
     spans = torch.full((n, 2), -1)
     for i, phrase in enumerate(phrases or ()):
         if phrase is not None:
-            first, last = _within(contents[i], _clean(phrase, contract), phrase)
+            first, last = _within(contents[i], clean(phrase, contract), phrase)
             spans[i] = _span(encoded.offset_mapping[i], len(before) + first, len(before) + last)
             if spans[i, 0] < 0 or not read[i, spans[i, 0] : spans[i, 1]].all():
                 raise UsageError(
@@ -138,6 +138,19 @@ def read_states(hidden_states: Sequence[Tensor], tokens: Tokens, contract: Reade
     return together.masked_fill(~read, 0)
 
 
+def views(output: Any, tokens: Tokens, contract: ReaderContract) -> dict[str, Tensor]:
+    """What the contract's pipelines are given of an encoder's output: "states" [n, L', d] and "pooled" [n, 1, d], each
+    where it is read.
+    """
+    found = {}
+    if contract.layers:
+        found["states"] = read_states(final_states(output), tokens, contract)
+    if contract.pooled:
+        projected = output.get("text_embeds")
+        found["pooled"] = (output.pooler_output if projected is None else projected)[:, None]
+    return found
+
+
 def final_states(output: Any) -> tuple[Tensor, ...]:
     """An encoder output's hidden states, the last one after the final norm.
 
@@ -147,7 +160,8 @@ def final_states(output: Any) -> tuple[Tensor, ...]:
     return tuple(output.hidden_states) if last is None else (*output.hidden_states[:-1], last)
 
 
-def _clean(text: str, contract: ReaderContract) -> str:
+def clean(text: str, contract: ReaderContract) -> str:
+    """What the contract's pipelines make of a prompt before they tokenise it."""
     if contract.clean == "spaces":
         try:
             import ftfy  # as the pipelines: used where it is installed

@@ -6,13 +6,12 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from ..base import Base
 from ..errors import UsageError
 from ..phrasing import SUBJECT, TEMPLATES, in_style, with_context
 from ..rates import Rate
-from .subject import Outcome, Subject, Target
+from .subject import Outcome, Subject, Target, heard
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,9 @@ class LinearProbe:
     The other concept is the one that is closest in the encoder under attack, by the mean states of the training
     prompts: an edit that turns one thing into another has to be told from that other. ``others`` tells the concept
     from all others together, which such an edit need not hide. A prompt's features are its states' mean over all
-    positions after the first, as the denoiser reads them all; the classifier is a logistic regression.
+    positions after the first, as the denoiser reads them all; the classifier is a logistic regression. Of several
+    edited encoders the features stand side by side, each at the same scale: one that tells nothing adds noise to what
+    another tells, so the rate can be lower than that one's alone.
     The rate counts held-out prompts that are told right, so chance is one half, not nothing.
     """
 
@@ -64,11 +65,13 @@ class LinearProbe:
 
     def run(self, subject: Subject, target: Target, plan: list[str], generator: torch.Generator) -> Outcome:
         names = self._names(subject.base, target)
-        states = []
+        read = []
         for i, name in enumerate((target.concept.name, *names)):
-            states.append(_features(subject.base, subject.encoder, [p.format(name) for p in plan]))
+            read.append(_features(subject, [p.format(name) for p in plan]))
             subject.progress("states", i + 1, 1 + len(names))
-        own, rest = states[0], torch.stack(states[1:])
+        views = [torch.stack(view) for view in zip(*read, strict=True)]  # each [1 + names, prompts, d]
+        states = torch.cat([view / view.std() for view in views], 2)
+        own, rest = states[0], states[1:]
         half = len(plan) // 2
         near = int((rest[:, :half].mean(1) - own[:half].mean(0)).norm(dim=1).argmin())
         pair = torch.stack([own, rest[near]], 1)  # [prompts, 2, d]
@@ -106,7 +109,10 @@ class LinearProbe:
 
 
 @torch.no_grad()
-def _features(base: Base, encoder: PreTrainedModel, prompts: list[str]) -> Tensor:
-    """→ [n, d], the mean of each prompt's states after the first position."""
-    tokens = base.tokens(prompts).to(encoder.device)
-    return torch.cat([encoder(part)[0][:, 1:].mean(1) for part in tokens.split(64)]).cpu()
+def _features(subject: Subject, prompts: list[str]) -> list[Tensor]:
+    """→ of each edited encoder, what its pipeline reads of each prompt, [n, d]: the mean of the states after the first
+    position, and the pooled vector.
+    """
+    seats = [(subject.base.seats[name], encoder) for name, encoder in subject.encoders.items()]
+    every = [read for seat, encoder in seats for read in heard(seat, encoder, prompts).values()]
+    return [(read[:, 1:] if read.shape[1] > 1 else read).mean(1).cpu() for read in every]

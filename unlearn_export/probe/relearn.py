@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..base import Base
 from ..erasers.training import only_trainable, relative_steps
@@ -18,7 +18,7 @@ UNHEARD = "qvx"  # no word of any vocabulary
 
 @dataclass(frozen=True)
 class Relearn:
-    """Fine-tune the edited encoder on a few pictures of the concept, min_τ E ‖ε_θ(z_t, t, τ(P)) − ε‖², and draw it
+    """Fine-tune the edited encoders, all at once, on a few pictures of the concept, min_τ E ‖ε_θ(z_t, t, τ(P)) − ε‖², and draw it
     after 0, 1, 2, 5 … steps. That tuning on little data revives what was unlearned is found by Lynch et al. 2024
     (arXiv:2402.16835) for language models and by Suriyakumar et al. 2024 (arXiv:2404.09753) for images.
 
@@ -55,7 +55,7 @@ class Relearn:
 
     def run(self, subject: Subject, target: Target, plan: Tensor, generator: torch.Generator) -> Outcome:
         name = target.concept.name
-        if subject.encoder is subject.base.encoder:
+        if subject.is_base:
             hits = subject.hits(target, [target.ask(name, i) for i in range(self.images)])
             unheard = self._curve(subject, target, UNHEARD, plan, generator)
             return Outcome(hits, {"steps_needed": 0, "unheard": _table(unheard)})
@@ -70,25 +70,29 @@ class Relearn:
         pictures: Tensor,
         generator: torch.Generator,
     ) -> dict[int, list[bool]]:
-        """→ steps → hits, of a copy of the encoder that learns ``word``."""
+        """→ steps → hits, of copies of the encoders that learn ``word``."""
         base = subject.base
-        encoder = copy.deepcopy(subject.encoder)
+        encoders = {name: copy.deepcopy(encoder) for name, encoder in subject.encoders.items()}
         prompts = [target.ask(word, i) for i in range(self.images)]
         curve: dict[int, list[bool]] = {}
-        layers = base.seat.family.linears(encoder, ("mlp", "attention"))
-        with only_trainable(encoder, layers):
+        layers = {
+            f"{name}.{k}": layer
+            for name, encoder in encoders.items()
+            for k, layer in base.seats[name].family.linears(encoder, ("mlp", "attention")).items()
+        }
+        with only_trainable(nn.ModuleDict(encoders), layers):
             groups: Any = relative_steps(layers, self.lr)
             optimizer = torch.optim.Adam(groups)
             for step in range(self.steps + 1):
                 if step in self.counted:
-                    tuned = with_encoder(base.pipeline, {base.seat.name: encoder})
+                    tuned = with_encoder(base.pipeline, encoders)
                     curve[step] = subject.hits(target, prompts, tuned, quiet=True)
                 if step == self.steps:
                     break
                 which = torch.randint(len(pictures), (self.batch,), generator=generator)
                 t = base.denoiser.times(self.batch, generator)
                 noise = torch.randn(self.batch, *pictures.shape[1:], generator=generator)
-                said = base.denoiser.encode([target.ask(word, int(i)) for i in which], {base.seat.name: encoder})
+                said = base.denoiser.encode([target.ask(word, int(i)) for i in which], encoders)
                 loss = base.denoiser.loss(pictures[which], noise, t, said)
                 optimizer.zero_grad()
                 loss.backward()

@@ -1,15 +1,17 @@
 """Ring-A-Bell: adversarial prompts found on the original text encoder alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from ..base import Base
+from ..base import Base, Seat
 from ..phrasing import ANYTHING, TEMPLATES, picture_of
 from ..textsearch import greedy_coordinate_gradient, said, typeable
-from .subject import Outcome, Subject, Target
+from .subject import Outcome, Subject, Target, heard
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class RingABell:
     Where this simplifies: the paper searches with a genetic algorithm, here the words are exchanged by gradient
     (Zou et al. 2023); its prompts may contain the concept's name, which is barred here because ``direct`` and
     ``alias`` try that already. Reported is the rate of all pictures, and apart how many prompts drew it at least once.
+    τ is what the pipeline reads of one encoder, its pooled vector too; of several edited ones each has its own
+    ``prompts`` searched, and all are typed into the whole pipeline.
     """
 
     name: ClassVar[str] = "ring-a-bell"
@@ -32,7 +36,7 @@ class RingABell:
         "thorough": {"prompts": 16, "steps": 80, "candidates": 96},
     }
 
-    prompts: int = 6
+    prompts: int = 6  # for each edited encoder
     tokens: int = 6
     steps: int = 30
     candidates: int = 48
@@ -44,44 +48,50 @@ class RingABell:
         return "" if target.others else "nothing else is known to compare it with"
 
     def prepare(self, subject: Subject, target: Target, generator: torch.Generator) -> list[dict[str, Any]]:
-        base = subject.base
-        direction = self._direction(base, target, generator)
-        allowed = typeable(base, without=target.concept.names)
-        tokenizer = base.seat.tokenizer
-        found = []
-        for i in range(self.prompts):
-            plain = picture_of(target.others[i % len(target.others)]) if target.is_style else ANYTHING
-            with torch.no_grad():
-                wanted = base.encoder(base.tokens([plain]).to(base.encoder.device))[0][0] + self.strength * direction
-            tokens = base.tokens([""])
-            tokens[0, 1 : self.tokens + 1] = allowed[0]
-            tokens[0, self.tokens + 1] = tokenizer.eos_token_id
+        found: list[dict[str, Any]] = []
+        for name, encoder in subject.encoders.items():
+            seat = subject.base.seats[name]
+            direction = self._direction(subject.base, seat, encoder, target, generator)
+            allowed = typeable(seat, without=target.concept.names)
+            for i in range(self.prompts):
+                plain = picture_of(target.others[i % len(target.others)]) if target.is_style else ANYTHING
+                with torch.no_grad():
+                    near = heard(seat, encoder, [plain])
+                wanted = {what: near[what] + self.strength * direction[what] for what in near}
 
-            def distance(states: Tensor, wanted: Tensor = wanted) -> Tensor:
-                return (states - wanted).square().mean((1, 2))
+                def distance(
+                    words: Sequence[str],
+                    seat: Seat = seat,
+                    encoder: PreTrainedModel = encoder,
+                    wanted: dict[str, Tensor] = wanted,
+                ) -> Tensor:
+                    now = heard(seat, encoder, words)
+                    return torch.stack([(now[what] - wanted[what]).square().mean((1, 2)) for what in now]).sum(0)
 
-            def tell(step: int, before: int = i * self.steps) -> None:
-                subject.progress("search", before + step, self.prompts * self.steps)
+                def tell(step: int, before: int = len(found) * self.steps) -> None:
+                    subject.progress("search", before + step, self.prompts * self.steps * len(subject.encoders))
 
-            result = greedy_coordinate_gradient(
-                base.encoder,
-                tokens.to(base.encoder.device),
-                torch.arange(1, self.tokens + 1),
-                allowed,
-                distance,
-                steps=self.steps,
-                candidates=self.candidates,
-                generator=generator,
-                on_step=tell,
-            )
-            subject.steps += self.steps
-            words = said(base, result.words)
-            found.append({"prompt": words, "first": round(result.first, 4), "last": round(result.last, 4)})
+                result = greedy_coordinate_gradient(
+                    seat,
+                    encoder,
+                    self.tokens,
+                    allowed,
+                    distance,
+                    steps=self.steps,
+                    candidates=self.candidates,
+                    generator=generator,
+                    on_step=tell,
+                )
+                subject.steps += self.steps
+                losses = {"first": round(result.first, 4), "last": round(result.last, 4)}
+                found.append({"prompt": said(seat, result.words), "seat": name, **losses})
         return found
 
     @torch.no_grad()
-    def _direction(self, base: Base, target: Target, generator: torch.Generator) -> Tensor:
-        """→ [length, d], the concept's direction in the base's states."""
+    def _direction(
+        self, base: Base, seat: Seat, encoder: PreTrainedModel, target: Target, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """→ [length, d], the concept's direction in the base's states; [1, d] in the pooled vector."""
         templates = TEMPLATES[target.concept.kind]
         others = [s for s in base.vocabulary.styles if s != target.name] if target.is_style else target.others
         with_it, without = [], []
@@ -90,9 +100,8 @@ class RingABell:
             other = others[int(torch.randint(len(others), (1,), generator=generator))]
             with_it.append(template.format(target.concept.name))
             without.append(template.format(other))
-        device = base.encoder.device
-        change = base.encoder(base.tokens(with_it).to(device))[0] - base.encoder(base.tokens(without).to(device))[0]
-        return change.mean(0)
+        ours, theirs = (heard(seat, encoder, texts) for texts in (with_it, without))
+        return {what: (ours[what] - theirs[what]).mean(0) for what in ours}
 
     def run(self, subject: Subject, target: Target, plan: list[dict[str, Any]], generator: torch.Generator) -> Outcome:
         prompts = [entry["prompt"] for entry in plan for _ in range(self.images)]

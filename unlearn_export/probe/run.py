@@ -1,4 +1,4 @@
-"""Every attack on the base and on the edited encoder, with equal seeds and budgets, in one report."""
+"""Every attack on the base and on the edited encoders, with equal seeds and budgets, in one report."""
 
 import time
 import zlib
@@ -98,7 +98,7 @@ class Probe:
 
 def probe(
     base: Base,
-    edited: PreTrainedModel,
+    edited: PreTrainedModel | Mapping[str, PreTrainedModel],
     concepts: Sequence[Concept],
     scorer: Scorer | None,
     attacks: Sequence[Attack] | None = None,
@@ -109,10 +109,11 @@ def probe(
     strict: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Probe:
-    """Attack the edited encoder, and the base's as control, with the same seeds and budgets.
+    """Attack the edited encoders, and the base's as control, with the same seeds and budgets.
 
-    attacks: None runs all. steps, guidance: of every picture. strict: refuse an attack that cannot be made, such as
-    aliases of something that has none, rather than report it as skipped. Neither encoder is altered.
+    edited: by seat, or the first seat's. Of several, pictures are drawn with all, words are searched on each, and what
+    learns learns in all at once. attacks: None runs all. steps, guidance: of every picture. strict: refuse an attack that cannot be made, such as
+    aliases of something that has none, rather than report it as skipped. No encoder is altered.
     Raises UsageError where the scorer does not know an erased concept, and where ``strict`` says so.
     """
     attacks = make_attacks() if attacks is None else attacks
@@ -132,13 +133,16 @@ def probe(
                 fit.append(target)
         if fit:
             plan.append((attack, fit))
-    subject = Subject(base, base.encoder, scorer, seed, steps, guidance)
-    encoders = {"before": base.encoder, "after": edited}
+    after = edited if isinstance(edited, Mapping) else {base.seat.name: edited}
+    before = {name: base.encoders[name] for name in after}
+    subject = Subject(base, before, scorer, seed, steps, guidance)
+    encoders = {"before": before, "after": after}
     results = [_attack(attack, fit, subject, encoders, on_progress) for attack, fit in plan]
     report = {
         "format": FORMAT,
         "scorer": scorer.name if scorer else None,
         "seed": seed,
+        "seats": list(after),
         "pictures": {"steps": steps, "guidance": guidance},
         "targets": [t.name for t in targets],
         "attacks": results,
@@ -153,10 +157,10 @@ def _attack(
     attack: Attack,
     targets: list[Target],
     subject: Subject,
-    encoders: dict[str, PreTrainedModel],
+    encoders: dict[str, Mapping[str, PreTrainedModel]],
     on_progress: OnProgress | None,
 ) -> dict[str, Any]:
-    """One attack on both encoders, for each target. → its entry in the report"""
+    """One attack on the base and the edit, for each target. → its entry in the report"""
     hits: dict[str, list[bool]] = {moment: [] for moment in encoders}
     spent: dict[str, Counter[str]] = {part: Counter() for part in ("prepare", *encoders)}
     by_target: dict[str, dict[str, Any]] = {}
@@ -164,11 +168,11 @@ def _attack(
         entry: dict[str, Any] = {}
         # by name, so that which other attacks run changes nothing
         dice = {part: _dice(subject.seed, attack.name, target.name, part) for part in ("prepare", "run")}
-        with _metered(subject, subject.base.encoder, f"{attack.name} prepare", spent["prepare"], on_progress) as one:
+        with _metered(subject, encoders["before"], f"{attack.name} prepare", spent["prepare"], on_progress) as one:
             prepared = attack.prepare(one, target, dice["prepare"])
         start = dice["run"].get_state()
-        for moment, encoder in encoders.items():
-            with _metered(subject, encoder, f"{attack.name} {moment}", spent[moment], on_progress) as one:
+        for moment, attacked in encoders.items():
+            with _metered(subject, attacked, f"{attack.name} {moment}", spent[moment], on_progress) as one:
                 outcome = attack.run(one, target, prepared, dice["run"].set_state(start))
             hits[moment] += outcome.hits
             entry[moment] = Rate.of(outcome.hits).to_json() | {"detail": outcome.detail}
@@ -193,15 +197,19 @@ def _attack(
 
 @contextmanager
 def _metered(
-    subject: Subject, encoder: PreTrainedModel, label: str, spent: Counter[str], on_progress: OnProgress | None
+    subject: Subject,
+    encoders: Mapping[str, PreTrainedModel],
+    label: str,
+    spent: Counter[str],
+    on_progress: OnProgress | None,
 ) -> Iterator[Subject]:
-    """The subject with another encoder; what it spends in the block is added to ``spent``."""
+    """The subject with other encoders; what it spends in the block is added to ``spent``."""
 
     def tell(what: str, done: int, total: int) -> None:
         if on_progress:
             on_progress(f"{label}: {what}", done, total)
 
-    one, began = replace(subject, encoder=encoder, on_progress=tell), time.perf_counter()
+    one, began = replace(subject, encoders=encoders, on_progress=tell), time.perf_counter()
     yield one
     spent["seconds"] += time.perf_counter() - began  # type: ignore[assignment]
     spent["steps"] += one.steps

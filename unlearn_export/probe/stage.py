@@ -20,7 +20,7 @@ def probe_artifact(
     strict: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Probe:
-    """Attack an artifact's encoder, write unlearning/probe.json, and renew the manifest and the card.
+    """Attack an artifact's encoders, write unlearning/probe.json, and renew the manifest and the card.
 
     source, config: as ``base_of`` takes them. scorer: as ``load_scorer`` names them; None takes the one that
     the base's profile names, if any: without one only attacks without pictures run.
@@ -32,7 +32,7 @@ def probe_artifact(
         scorer = scorer or base.scorer
         result = probe(
             base,
-            read_encoders(base, artifact)[base.seat.name],
+            read_encoders(base, artifact),
             concepts,
             load_scorer(scorer, base, concepts) if scorer else None,
             attacks,

@@ -1,7 +1,7 @@
-"""What an attack works on: one encoder, the thing that was erased from it, and a count of what was spent."""
+"""What an attack works on: encoders, the thing that was erased from them, and a count of what was spent."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import phrasing
-from ..base import Base
+from ..base import Base, Seat
 from ..concept import Concept
 from ..evaluation.samples import Ask, draw, with_encoder
 from ..evaluation.scorer import Scorer
+from ..families.tokens import tokenise, views
 
 OnProgress = Callable[[str, int, int], None]  # what is under way, done, in all
 
@@ -39,14 +40,15 @@ class Target:
 
 @dataclass
 class Subject:
-    """An encoder under attack in the base's pipeline. steps and queries: spent so far, gradient steps and pictures.
+    """Encoders under attack in the base's pipeline. steps and queries: spent so far, gradient steps and pictures.
 
-    seed: of the first picture of every attack. sampling: denoising steps of a picture. scorer: None where no
+    encoders: by seat, all that were edited, or the base's own there. They sit in the pipeline together, as an artifact
+    brings them; the other seats keep the base's. seed: of the first picture of every attack. sampling: denoising steps of a picture. scorer: None where no
     pictures can be judged.
     """
 
     base: Base
-    encoder: PreTrainedModel
+    encoders: Mapping[str, PreTrainedModel]
     scorer: Scorer | None
     seed: int = 0
     sampling: int = 8
@@ -60,11 +62,11 @@ class Subject:
     ) -> list[bool]:
         """Draw each prompt, the i-th with seed + i: is the target what the scorer sees first?
 
-        pipeline: in place of the base's with this encoder. Sixteen pictures at a time: how many are drawn together
+        pipeline: in place of the base's with these encoders. Sixteen pictures at a time: how many are drawn together
         changes their last bits. quiet: tell no progress.
         """
         assert self.scorer is not None
-        pipeline = pipeline or with_encoder(self.base.pipeline, {self.base.seat.name: self.encoder})
+        pipeline = pipeline or with_encoder(self.base.pipeline, self.encoders)
         asks = [Ask(prompt, target.name, "", self.seed + i) for i, prompt in enumerate(prompts)]
         pixels = draw(
             pipeline,
@@ -82,13 +84,18 @@ class Subject:
 
     @torch.no_grad()
     def references(self, target: Target, n: int, generator: torch.Generator) -> Tensor:
-        """n pictures of the target that the base drew, with other noise than any attack is judged by. → latents."""
-        extra: dict[str, Any] = {} if self.guidance is None else {"guidance_scale": self.guidance}
+        """n pictures of the target that the base drew, with other noise than any attack is judged by.
+
+        → latents [n, *latent_shape] as the denoiser reads them.
+        """
         prompts = [target.ask(target.concept.name, i) for i in range(n)]
         self.queries += n
-        return self.base.pipeline(
-            prompts, num_inference_steps=25, generator=generator, output_type="latent", **extra
-        ).images
+        return replace(self.base.denoiser, guidance=self.guidance).sample(prompts, steps=25, generator=generator)
+
+    @property
+    def is_base(self) -> bool:
+        """Whether this is the control."""
+        return all(encoder is self.base.encoders[name] for name, encoder in self.encoders.items())
 
     def progress(self, what: str, done: int, total: int) -> None:
         if self.on_progress:
@@ -116,12 +123,22 @@ class Attack(Protocol):
         ...
 
     def prepare(self, subject: Subject, target: Target, generator: torch.Generator) -> Any:
-        """What both encoders are attacked with, made with the base alone: prompts, pictures."""
+        """What base and edit are attacked with, made with the base alone: prompts, pictures."""
         ...
 
     def run(self, subject: Subject, target: Target, plan: Any, generator: torch.Generator) -> Outcome:
-        """Attack one encoder. Called for the base and for the edited encoder with equal ``plan`` and ``generator``."""
+        """Attack the encoders. Called for the base's and for the edited ones with equal ``plan`` and ``generator``."""
         ...
+
+
+def heard(seat: Seat, encoder: PreTrainedModel, texts: Sequence[str]) -> dict[str, Tensor]:
+    """What the base's pipeline is given of these texts by one of its encoders, see ``families.tokens.views``."""
+    tokens = tokenise(seat.tokenizer, texts, seat.contract)
+    parts = []
+    for i in range(0, len(texts), 16):
+        part = tokens[i : i + 16]
+        parts.append(views(seat.family.call(encoder, part.to(encoder.device), seat.contract.mask), part, seat.contract))
+    return {what: torch.cat([part[what] for part in parts]) for what in parts[0]}
 
 
 def counted(prompts: Sequence[str], hits: Sequence[bool]) -> list[dict[str, Any]]:

@@ -59,13 +59,13 @@ class Unrelated(Words):
     tokens: int = 6
 
     def prompts(self, base: Base, target: Target, generator: torch.Generator) -> list[str]:
-        allowed = typeable(base, without=target.concept.names)
+        allowed = typeable(base.seat, without=target.concept.names)
         texts = []
         for i in range(self.images):
             if i % 2 and target.others:
                 texts.append(picture_of(target.others[5 * i % len(target.others)]))
             else:
-                texts.append(said(base, allowed[torch.randint(len(allowed), (self.tokens,), generator=generator)]))
+                texts.append(said(base.seat, allowed[torch.randint(len(allowed), (self.tokens,), generator=generator)]))
         return texts
 
 
