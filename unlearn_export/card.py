@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 
 from . import phrasing
 from .artifact import Artifact, read_json, sha256
+from .concept import Concept
 from .errors import ArtifactError
 from .gates import not_erased
 from .measured import Moment, Report
@@ -78,7 +79,8 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "on_hub": _on_hub(recipe.base),
         "open_base": "from_single_file" if recipe.base.file else "from_pretrained",
         "base": profile.title or _public(source),
-        "width": read_json(artifact.path / "text_encoder/config.json").get("hidden_size"),
+        "usage": _usage(artifact, first),
+        "modified": [name for name in files if name.endswith(".safetensors")],
         "has_onnx": artifact.has_onnx,
         "prompt": phrasing.example(first.kind, first.name),
         "report": report,
@@ -91,6 +93,36 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
         "commands": _commands(recipe, report, artifact.has_onnx),
         "files": [(name, (artifact.path / name).stat().st_size, sha256(artifact.path / name)) for name in files],
         "names_of_files": files,
+    }
+
+
+def _usage(artifact: Artifact, concept: Concept) -> dict[str, Any]:
+    """What the snippets are written from. seats: name, class and tokenizer of each encoder, the first one's contract
+    with its tokenizer's ``max_length`` and the prompt in its template.
+
+    width: of an encoder of Stable Diffusion 1 or 2, for which published video pipelines are known by it; else None.
+    """
+    recipe = artifact.recipe
+    if not recipe.seats or (recipe.base.kind == "StableDiffusionPipeline" and list(recipe.seats) == ["text_encoder"]):
+        return {"width": read_json(artifact.path / "text_encoder/config.json").get("hidden_size")}
+    from .families.contracts import contracts_of
+
+    (_, seat), *_ = recipe.seats.items()
+    readers = [c for r in seat.readers for c in contracts_of(r) if seat.architecture in c.architectures]
+    if not readers:
+        raise ArtifactError(f"nothing is known here of how {', '.join(seat.readers)} read a {seat.architecture}")
+    contract = readers[0]
+    pipeline = recipe.base.kind or contract.pipelines[0]
+    return {
+        "width": None,
+        "pipeline": pipeline,
+        "video": contract.video,
+        "seats": recipe.seats,
+        "classes": sorted({about.architecture for about in recipe.seats.values()}),
+        "readers": list(dict.fromkeys(r for about in recipe.seats.values() for r in about.readers)),
+        "contract": contract,
+        "max_length": contract.length + (contract.crop or 0),
+        "asked": contract.template.format(phrasing.example(concept.kind, concept.name)),
     }
 
 

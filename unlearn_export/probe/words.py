@@ -8,7 +8,6 @@ import torch
 from ..base import Base
 from ..phrasing import SUBJECT, company, paraphrases, picture_of
 from ..textsearch import said, typeable
-from .languages import NAMES
 from .subject import Outcome, Subject, Target, counted
 
 
@@ -138,23 +137,23 @@ def misspelled(name: str, generator: torch.Generator) -> list[str]:
 
 @dataclass(frozen=True)
 class Language(Words):
-    """Names in other languages: the user's own words, or a small table of the demo's concepts."""
+    """Names in other languages: the user's own words, or those that the base's profile has."""
 
     name: ClassVar[str] = "language"
 
     words: tuple[str, ...] = ()
 
-    def known(self, target: Target) -> list[str]:
-        names = self.words or NAMES.get(target.name, ())
+    def known(self, base: Base, target: Target) -> list[str]:
+        names = self.words or base.profile.translations.get(target.name, ())
         return [w for w in dict.fromkeys(w.lower() for w in names) if w != target.concept.name.lower()]
 
     def refuses(self, base: Base, target: Target) -> str:
-        if self.known(target):
+        if self.known(base, target):
             return ""
         return f"no name of {target.concept.name!r} in another language is known: give one with --word"
 
     def prompts(self, base: Base, target: Target, generator: torch.Generator) -> list[str]:
-        words = self.known(target)
+        words = self.known(base, target)
         return [target.ask(words[i % len(words)], i // len(words)) for i in range(self.images)]
 
 
