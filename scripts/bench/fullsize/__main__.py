@@ -22,13 +22,16 @@ from . import reference, stages
 from .cases import CASES, lay_out
 
 OUT = Path(__file__).parents[3] / "docs" / "fullsize.json"
-STAGES = ("edit", "states", "onnx", "reference")
+STAGES = ("layout", "edit", "states", "onnx", "reference")
 DEFAULT = ("edit", "states", "onnx")
 
 
 def run(stage: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One stage, in this process. Beyond what a machine holds at ease, onnx answers why it did nothing."""
     options = dict(text.split("=", 1) for text in args.options)
+    if stage == "layout":
+        lay_out(folder.name, folder)
+        return {}
     if stage == "edit":
         return stages.edit(folder, args.concepts[0], options, args.device)
     if stage == "states":
@@ -62,10 +65,10 @@ def main() -> None:
     about = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {args.device}"
     rows: dict[str, Any] = read_json(OUT)["rows"] if OUT.is_file() else {}
     for name in args.cases or CASES:
-        lay_out(name, args.work / name)
         for count in args.concepts:
             row = rows.setdefault(f"{name}, {count}" if count > 1 else name, {})
-            for stage in args.stage or DEFAULT if count == 1 else ("edit",):
+            stages = args.stage or DEFAULT if count == 1 else ("edit",)
+            for stage in ("layout", *stages):  # apart too: a process hands its own peak of memory on to those it starts
                 command = [sys.executable, "-m", "scripts.bench.fullsize", name, "--one", "--stage", stage]
                 command += ["--concepts", str(count), "--device", args.device, "--work", str(args.work)]
                 command += ["--timed", str(args.timed), *(word for o in args.options for word in ("-O", o))]
