@@ -12,7 +12,7 @@ from torch import Tensor
 from .artifact import Artifact
 from .errors import BaseError, UsageError
 from .families import EncoderFamily, family_of
-from .recipe import told
+from .recipe import FIRST_CLASS, told
 from .single_file import SingleFile
 from .weights import Weights, patch
 
@@ -28,7 +28,7 @@ def put_back(artifact: Artifact, path: Path, out: Path) -> list[str]:
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} must end in .safetensors, as what reads it expects")
     file, edited = SingleFile.open(path), told(artifact.recipe.to_json())
-    kinds = {name: about["architecture"] for name, about in edited.items()}
+    kinds = {name: about.get("architecture", FIRST_CLASS) for name, about in edited.items()}
     seats = {name: Weights.open(artifact.path / name) for name in edited}
     patches: dict[str, Tensor] = {}
     for name, weights in seats.items() if file.whole else _alone(file, seats, kinds).items():

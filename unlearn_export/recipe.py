@@ -10,13 +10,10 @@ from .records import fields_as_json, frozen, values_of
 
 FORMAT = 2
 READABLE = (1, 2)  # 1: one encoder, without "seats" and the base's "kind"
-FIRST: Mapping[str, Mapping[str, Any]] = {  # what "seats" would say in format 1, whose encoder was always this
-    "text_encoder": {
-        "architecture": "CLIPTextModel",
-        "tokenizer": "tokenizer",
-        "readers": ("StableDiffusionPipeline",),
-    }
+FIRST: Mapping[str, Mapping[str, Any]] = {  # what "seats" would say in format 1; the class is in the encoder's config
+    "text_encoder": {"tokenizer": "tokenizer", "readers": ("StableDiffusionPipeline",)}
 }
+FIRST_CLASS = "CLIPTextModel"  # that it had, as far as this tool made it
 WHERE = "unlearning/recipe.json"
 
 
@@ -151,7 +148,7 @@ def check_format(data: Any, where: str) -> None:
 
 def told(data: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """What a recipe's JSON tells of each edited encoder, by the names of ``SeatRecord``'s fields. Of format 1 that is
-    the architecture, the tokenizer, the readers and, where the recipe has them, the changed tensors.
+    the tokenizer, the readers and, where the recipe has them, the changed tensors.
     """
     if seats := data.get("seats"):
         return dict(seats)

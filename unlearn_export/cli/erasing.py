@@ -111,8 +111,8 @@ def erase(
         raise UsageError("--alias belongs to one concept: erase several with a call each, or leave it out")
     if origin:
         _refuse("--from takes the way it was made", "method", "options", "seed", "seats", "readers", "revision")
-    elif not source:
-        raise UsageError("nothing to erase from: give --base, such as --base demo")
+    elif source is None:
+        raise click.UsageError("nothing to erase from: give --base, such as --base demo")
     else:
         check_revision(source, revision, config)
     from ..artifact import Artifact, check_free

@@ -18,8 +18,8 @@ UNHEARD = "qvx"  # no word of any vocabulary
 
 @dataclass(frozen=True)
 class Relearn:
-    """Fine-tune the edited encoders, all at once, on a few pictures of the concept, min_τ E ‖ε_θ(z_t, t, τ(P)) − ε‖², and draw it
-    after 0, 1, 2, 5 … steps. That tuning on little data revives what was unlearned is found by Lynch et al. 2024
+    """Fine-tune the edited encoders, all at once, on a few pictures of the concept,
+    min_τ E ‖ε_θ(z_t, t, τ(P)) − ε‖², and draw it after 0, 1, 2, 5 … steps. That tuning on little data revives what was unlearned is found by Lynch et al. 2024
     (arXiv:2402.16835) for language models and by Suriyakumar et al. 2024 (arXiv:2404.09753) for images.
 
     The rate is the one after all steps. The base needs none, so its rate is the one it starts with. The second
