@@ -25,7 +25,7 @@ def main() -> None:
         where.barh(names, seconds, left=left, label=label)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     floors = [single[name]["edit_floor_s"] for name in names]
-    where.plot(floors, names, "k|", markersize=18, label="products of the edit alone, at this machine's rate")
+    where.plot(floors, names, "kD", markersize=5, label="products of the edit alone, at this machine's rate")
     where.set(title="One concept: where the time goes", xlabel="seconds")
     where.legend(fontsize="small")
     for name in names:
@@ -35,14 +35,12 @@ def main() -> None:
         if len(counted) > 1:
             xs = sorted(counted)
             many.plot(xs, [counted[x]["edit_s"] for x in xs], "o-", label=name)
-    many.set(
-        title="Many concepts at once", xlabel="concepts", ylabel="seconds of the edit", xscale="log", ylim=(0, None)
-    )
+    many.set(title="Many concepts at once", xlabel="concepts", ylabel="seconds of the edit", xscale="log", yscale="log")
     many.legend(fontsize="small")
     ordered = names[::-1]
     billions = [single[name]["parameters"] / 1e9 for name in ordered]
-    size.plot(billions, [single[name]["edit_s"] for name in ordered], "o-", label="seconds of the edit")
-    size.plot(billions, [single[name]["edit_peak_gib"] for name in ordered], "s--", label="GiB at the peak")
+    size.plot(billions, [single[name]["edit_s"] for name in ordered], "o", label="seconds of the edit")
+    size.plot(billions, [single[name]["edit_peak_gib"] for name in ordered], "s", label="GiB at the peak")
     for x, name in zip(billions, ordered, strict=True):
         size.annotate(
             name,
@@ -53,6 +51,9 @@ def main() -> None:
             textcoords="offset points",
         )
     size.set(title="Small to large", xlabel="parameters, billions", xscale="log", yscale="log")
+    size.set_xticks([0.1, 1, 10], ["0.1", "1", "10"])
+    size.minorticks_off()
+    size.margins(0.15)
     size.legend(fontsize="small")
     figure.suptitle(
         f"Random weights of the published shapes: {next(iter(single.values()))['machine']}", fontsize="medium"
