@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .base import Seat
 from .families.tokens import clean
+from .seat import Seat
 
 Loss = Callable[[Sequence[str]], Tensor]  # n times some words → [n]
 

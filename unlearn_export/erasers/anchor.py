@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..base import Base, Seat
+from ..base import Base
 from ..bench import Bench
 from ..concept import Concept
 from ..edit import Edit
 from ..errors import UsageError
 from ..forecast import GIB, Cost
 from ..neighbours import anchors, unknown
+from ..seat import Seat
 from .fit import Fit, FitOptions, positions, solvable
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..base import Seat
 from ..bench import Bench
 from ..concept import Concept
 from ..errors import DivergedError
 from ..families import EncoderFamily
-from ..families.contracts import ReaderContract
+from ..families.contract import ReaderContract
 from ..families.tokens import Tokens, tokenise
+from ..seat import Seat
 from .options import check_range, option
 from .prompts import Prompts, places, reaches
 from .ridge import Ridge

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..base import Seat
 from ..families.tokens import Tokens
+from ..seat import Seat
 
 
 @contextmanager

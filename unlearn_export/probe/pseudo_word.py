@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..base import Base, Seat
+from ..base import Base
 from ..pipelines.seat import seated
+from ..seat import Seat
 from ..textsearch import hearing
 from .subject import Outcome, Subject, Target
 

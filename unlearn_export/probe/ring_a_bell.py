@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..base import Base, Seat
+from ..base import Base
 from ..phrasing import ANYTHING, TEMPLATES, picture_of
+from ..seat import Seat
 from ..textsearch import greedy_coordinate_gradient, said, typeable
 from .subject import Outcome, Subject, Target, heard
 

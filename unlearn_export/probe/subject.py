@@ -10,11 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .. import phrasing
-from ..base import Base, Seat
+from ..base import Base
 from ..concept import Concept
 from ..evaluation.samples import Ask, draw, with_encoder
 from ..evaluation.scorer import Scorer
 from ..families.tokens import tokenise, views
+from ..seat import Seat
 
 OnProgress = Callable[[str, int, int], None]  # what is under way, done, in all
 
