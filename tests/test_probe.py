@@ -406,8 +406,8 @@ def test_what_one_encoder_still_tells_is_read_though_another_is_silent(several: 
 def test_an_artifact_is_attacked_in_every_encoder_that_it_brings(tmp_path: Path) -> None:
     folder = save_like_hub(PIPELINES["StableDiffusionXLPipeline"](), tmp_path / "base")
     out = tmp_path / "out"
-    fast = ("-O", "steps=1", "-O", "pool=8", "--no-onnx", "--no-evaluate")
-    done = run("erase", "pizza", "--base", folder, "-o", out, *fast)
+    fast = ("-O", "steps=2", "-O", "pool=16", "-O", "batch=4", "-O", "keep=0", "--no-onnx", "--no-evaluate")
+    done = run("erase", "pizza", "--anchor", "cat", "--base", folder, "-o", out, *fast)
     assert done.exit_code == 0, done.output
     few = ("--attack", "linear-probe", "--budget", "linear-probe.prompts=4", "--json")
     result = run("probe", out, "--base", folder, *few)
