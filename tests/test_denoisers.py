@@ -184,7 +184,8 @@ def test_gradients_reach_the_encoder_of_the_seat_and_no_other(denoiser: Denoiser
     assert not any(state.requires_grad for state in denoiser.encode(PROMPTS).values())
     own = float(denoiser.loss(x, noise, t, denoiser.encode(PROMPTS)))
     loss = denoiser.loss(x, noise, t, denoiser.encode(PROMPTS, {seat: encoder}))
-    assert float(loss.detach()) == own  # the same weights in the seat
+    # the same weights in the seat; attention sums in another order where gradients are wanted, on some processors
+    assert float(loss.detach()) == pytest.approx(own, rel=1e-6)
     loss.backward()
     reached = [p for p in encoder.parameters() if p.grad is not None and p.grad.abs().max() > 0]
     assert len(reached) > len(list(encoder.parameters())) / 3  # the last layer of SDXL's and SD3's is not read
