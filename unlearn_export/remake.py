@@ -19,10 +19,9 @@ from .stages import base_of
 
 @dataclass(frozen=True)
 class Terms:
-    """What ``build`` takes, as an artifact's recipe has it. concepts: those that it has forgotten, with their anchors."""
+    """What an edit is made of and in what way, whichever the concepts: what ``build`` takes beside them."""
 
     base: Base
-    concepts: tuple[Concept, ...]
     method: Eraser
     seed: int
     seats: tuple[str, ...]
@@ -45,7 +44,7 @@ def terms(
     if images is None and any("file" in picture for shot in recipe.images for picture in shot):
         raise UsageError(f"{artifact.path} was made from pictures in a folder: give them with --images")
     base = base_of(artifact, source, config, device)
-    return Terms(base, recipe.concepts, _method(recipe), recipe.seed, tuple(recipe.seats))
+    return Terms(base, _method(recipe), recipe.seed, tuple(recipe.seats))
 
 
 def more(known: Sequence[Concept], added: Sequence[Concept]) -> list[Concept]:

@@ -130,9 +130,11 @@ def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         least = 0 if name.startswith("variant") else 1
         command = click.option(f"--{name}", default=default, type=click.IntRange(min=least), help=text)(command)
-    text = "Guidance scale of every image and clip. [default: the pipeline's own; 3 on the demo]"
+    text = "Guidance scale of every image and clip. [default: the base's own]"
     command = click.option("--guidance", type=float, help=text)(command)
-    text = "Judge: demo, clip:FOLDER, clip:OWNER/NAME, nudenet, face:FOLDER or module:Factory. [default: demo's own]"
+    text = (
+        "Judge: demo, clip:FOLDER, clip:OWNER/NAME, nudenet, face:FOLDER or module:Factory. [default: the base's own]"
+    )
     command = click.option("--scorer", help=text)(command)
     return click.option(
         "--t2v", multiple=True, metavar="PIPELINE", help="Text-to-video pipeline to judge by; repeatable."

@@ -1,5 +1,6 @@
 """Commands that make an artifact: erase, undo, methods."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,25 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..artifact import Artifact
     from ..measured import Report
+    from ..remake import Terms
+
+
+def build_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every command takes that makes an artifact."""
+    out, images = click.Path(path_type=Path), click.Path(path_type=Path)
+    for option in (
+        json_option,
+        size_options,
+        click.option("--device", default="cpu", help="Where to edit: cpu, cuda, cuda:1 …"),
+        click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete."),
+        click.option("--no-evaluate", is_flag=True, help="Skip the evaluation."),
+        click.option("--no-onnx", is_flag=True, help="Skip the ONNX graph."),
+        click.option("--images", type=images, help="Folder of pictures, in place of the base's own."),
+        click.option("-o", "--out", required=True, type=out, help="Artifact folder to make."),
+    ):
+        command = option(command)
+    return command
 
 
 @main.command()
@@ -46,7 +64,6 @@ if TYPE_CHECKING:
 )
 @config_option("what diffusers takes")
 @click.option("--revision", help="Commit, tag or branch of a Hub id.")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Artifact folder to make.")
 @click.option("--method", default="anchor", help="See `unlearn-export methods`.")
 @click.option("-O", "options", multiple=True, metavar="KEY=VALUE", help="Hyper-parameter of the method; repeatable.")
 @click.option("--kind", type=click.Choice(KINDS), default="object", help="Chooses the prompt templates.")
@@ -58,7 +75,6 @@ if TYPE_CHECKING:
     help="What it becomes. [default: a known neighbour; a concept unknown to the base needs one]",
 )
 @click.option("--retain", multiple=True, help="A neighbour that must survive; repeatable.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, in place of the base's own.")
 @click.option("--seed", default=0, type=SEED, help="Same seed, same bytes, on one machine.")
 @click.option(
     "--seat", "seats", multiple=True, help="Encoder to edit, such as text_encoder_2; repeatable. [default: all]"
@@ -67,12 +83,7 @@ if TYPE_CHECKING:
     "--reader", "readers", multiple=True, metavar="PIPELINE", help="Pipeline class to cover as well; see `families`."
 )
 @click.option("--dry-run", is_flag=True, help="Tell what would be edited, what that reaches and costs; edit nothing.")
-@click.option("--no-onnx", is_flag=True, help="Skip the ONNX graph.")
-@click.option("--no-evaluate", is_flag=True, help="Skip the evaluation.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete.")
-@click.option("--device", default="cpu", help="Where to edit: cpu, cuda, cuda:1 …")
-@size_options
-@json_option
+@build_options
 def erase(
     concepts: tuple[str, ...],
     plan: Path | None,
@@ -80,26 +91,17 @@ def erase(
     origin: Path | None,
     config: str | None,
     revision: str | None,
-    out: Path,
     method: str,
     options: tuple[str, ...],
     kind: Any,
     aliases: tuple[str, ...],
     anchor: str,
     retain: tuple[str, ...],
-    images: Path | None,
     seed: int,
     seats: tuple[str, ...],
     readers: tuple[str, ...],
     dry_run: bool,
-    no_onnx: bool,
-    no_evaluate: bool,
-    overwrite: bool,
-    device: str,
-    t2v: tuple[str, ...],
-    scorer: str | None,
-    as_json: bool,
-    **size: Any,
+    **how: Any,
 ) -> None:
     """Erase concepts from a base's text encoder and write the artifact folder.
 
@@ -117,80 +119,40 @@ def erase(
         check_revision(source, revision, config)
     from ..artifact import Artifact, check_free
 
-    check_free(out, overwrite=overwrite)
+    check_free(how["out"], overwrite=how["overwrite"])
     wanted = _planned(plan) if plan else [Concept(name, kind, aliases, anchor, retain) for name in concepts]
     check_concepts(wanted)
     pairs = dict(_pair(text) for text in options)
     quiet_libraries()
     from ..erasers import make_method
-    from ..evaluation import Size
-    from ..stages import Assessment, build
+    from ..remake import Terms, more, terms
 
     if origin:
-        from ..remake import more, terms
-
         found = Artifact.open(origin)
         wanted = more(found.recipe.concepts, wanted)
         check_concepts(wanted)
-        made = terms(found, source, config, images=images, device=device)
-        base, eraser, seed, seats = made.base, made.method, made.seed, made.seats
+        made = terms(found, source, config, images=how["images"], device=how["device"])
     else:
         from ..base import load_base
 
         eraser = make_method(method, pairs)
-        base = load_base(str(source), revision, device, readers, config)
+        made = Terms(load_base(str(source), revision, how["device"], readers, config), eraser, seed, seats)
     if dry_run:
         from ..erase import choose_seats
         from ..forecast import forecast, text, to_json
 
-        seen = forecast(base, choose_seats(base, seats), eraser)
-        print_result({"seats": to_json(seen)}, as_json, lambda: text(seen))
+        seen = forecast(made.base, choose_seats(made.base, made.seats), made.method)
+        print_result({"seats": to_json(seen)}, how["as_json"], lambda: text(seen))
         return
-    with Bars() as hooks:
-        artifact = build(
-            base,
-            wanted,
-            eraser,
-            out,
-            images=images,
-            seed=seed,
-            seats=seats,
-            onnx=not no_onnx,
-            evaluation=None if no_evaluate else Assessment(Size(**size), t2v or None, scorer),
-            overwrite=overwrite,
-            hooks=hooks,
-        )
-    _tell(artifact, hooks.seconds, as_json, no_onnx)
+    _make(made, wanted, **how)
 
 
 @main.command()
 @folder_argument
 @click.argument("concepts", nargs=-1, required=True, metavar="CONCEPT...")
 @base_option
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Artifact folder to make.")
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of pictures, where it was made from such.")
-@click.option("--no-onnx", is_flag=True, help="Skip the ONNX graph.")
-@click.option("--no-evaluate", is_flag=True, help="Skip the evaluation.")
-@click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete.")
-@click.option("--device", default="cpu", help="Where to edit: cpu, cuda, cuda:1 …")
-@size_options
-@json_option
-def undo(
-    folder: Path,
-    concepts: tuple[str, ...],
-    source: str | None,
-    config: str | None,
-    out: Path,
-    images: Path | None,
-    no_onnx: bool,
-    no_evaluate: bool,
-    overwrite: bool,
-    device: str,
-    t2v: tuple[str, ...],
-    scorer: str | None,
-    as_json: bool,
-    **size: Any,
-) -> None:
+@build_options
+def undo(folder: Path, concepts: tuple[str, ...], source: str | None, config: str | None, **how: Any) -> None:
     """Make an artifact anew that draws CONCEPT again and has forgotten all else that ARTIFACT has.
 
     It is made of the base, so nothing of CONCEPT's edit is left. Example: unlearn-export undo two robot -o one
@@ -200,27 +162,9 @@ def undo(
 
     artifact = Artifact.open(folder)
     wanted = without(artifact.recipe.concepts, concepts)
-    check_free(out, overwrite=overwrite)
+    check_free(how["out"], overwrite=how["overwrite"])
     quiet_libraries()
-    from ..evaluation import Size
-    from ..stages import Assessment, build
-
-    made = terms(artifact, source, config, images=images, device=device)
-    with Bars() as hooks:
-        built = build(
-            made.base,
-            wanted,
-            made.method,
-            out,
-            images=images,
-            seed=made.seed,
-            seats=made.seats,
-            onnx=not no_onnx,
-            evaluation=None if no_evaluate else Assessment(Size(**size), t2v or None, scorer),
-            overwrite=overwrite,
-            hooks=hooks,
-        )
-    _tell(built, hooks.seconds, as_json, no_onnx)
+    _make(terms(artifact, source, config, images=how["images"], device=how["device"]), wanted, **how)
 
 
 @main.command()
@@ -275,16 +219,45 @@ def _refuse(why: str, *names: str) -> None:
             )
 
 
-def _tell(artifact: "Artifact", seconds: dict[str, float], as_json: bool, no_onnx: bool) -> None:
-    from ..stages import summary
+def _make(
+    terms: "Terms",
+    concepts: Sequence[Concept],
+    *,
+    out: Path,
+    images: Path | None,
+    no_onnx: bool,
+    no_evaluate: bool,
+    overwrite: bool,
+    device: str,
+    t2v: tuple[str, ...],
+    scorer: str | None,
+    as_json: bool,
+    **size: Any,
+) -> None:
+    """Build the artifact and tell of it; the rest is what ``build_options`` take. device: the base is there already."""
+    from ..evaluation import Size
+    from ..stages import Assessment, build, summary
 
-    result = summary(artifact) | {"seconds": seconds}
+    with Bars() as hooks:
+        artifact = build(
+            terms.base,
+            concepts,
+            terms.method,
+            out,
+            images=images,
+            seed=terms.seed,
+            seats=terms.seats,
+            onnx=not no_onnx,
+            evaluation=None if no_evaluate else Assessment(Size(**size), t2v or None, scorer),
+            overwrite=overwrite,
+            hooks=hooks,
+        )
+    result = summary(artifact) | {"seconds": hooks.seconds}
     print_result(result, as_json, lambda: _erased_text(result, artifact.evaluation))
     warn_unless_erased(artifact.evaluation)
     if not no_onnx and not artifact.has_onnx:
         click.echo(
-            f"no ONNX graph: it would be large; `unlearn-export export {artifact.path} --limit-gb 30` writes one",
-            err=True,
+            f"no ONNX graph: it would be large; `unlearn-export export {out} --limit-gb 30` writes one", err=True
         )
 
 

@@ -35,9 +35,9 @@ from .common import (
 @click.option("--alias", "aliases", multiple=True, help="Another word to try, such as another language's; repeatable.")
 @click.option("--images", default=24, type=click.IntRange(min=1), help="Pictures of it; a third of that of each word.")
 @click.option("--steps", default=12, type=click.IntRange(min=1), help="Denoising steps of every picture.")
-@click.option("--guidance", type=float, help="Guidance scale. [default: the pipeline's own; 3 on the demo]")
+@click.option("--guidance", type=float, help="Guidance scale. [default: the base's own]")
 @click.option("--seed", default=2000, type=SEED, help="Of the noise.")
-@click.option("--scorer", help="Who looks: see docs/identify.md. [default: demo on the demo, elsewhere nobody]")
+@click.option("--scorer", help="Who looks: see docs/identify.md. [default: the base's own, else nobody]")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder for plan.json, identify.json, identify.png.")
 @click.option("--device", default="cpu", help="Where to draw: cpu, cuda, cuda:1 …")
 @json_option
@@ -153,7 +153,7 @@ def evaluate(
 )
 @click.option("--word", "words", multiple=True, help="The concept's name in another language; repeatable.")
 @base_option
-@click.option("--scorer", help="Who looks: see docs/identify.md. [default: demo on the demo, elsewhere nobody]")
+@click.option("--scorer", help="Who looks: see docs/identify.md. [default: the base's own, else nobody]")
 @click.option("--seed", default=0, type=SEED, help="Of every attack; before and after share it.")
 @json_option
 def probe(
