@@ -253,7 +253,7 @@ def test_a_registered_profile_says_what_the_card_calls_its_base(tmp_path, monkey
     monkeypatch.setitem(found("bases"), "mine", lambda: None)
     monkeypatch.setitem(found("profiles"), "mine", lambda: own)
     text = render(path)
-    assert "encoder of **my base**" in text and "- Base: my base, of two layers; sha256" in text
+    assert "(CLIPTextModel) of **my base**" in text and "- Base: my base, of two layers; sha256" in text
     assert 'draw("a picture of a pizza", CLIPTextModel.from_pretrained("out", subfolder="text_encoder"))' in text
     assert 'load_pipeline("mine:clip", ' in text
     assert "folder of the base" not in text and "--scorer" not in text and "--base mine" in text
@@ -368,6 +368,7 @@ for folder, snippets in json.load(sys.stdin):
         spaces.append(space)
     tokens = torch.as_tensor(spaces[-1]["tokens"].input_ids)
     states = [torch.as_tensor(space["states"]) for space in spaces if "states" in space]
+    states += [torch.as_tensor(space["found"]["last_hidden_state"]) for space in spaces if "found" in space]
     with torch.no_grad():
         states += [space["pipe"].text_encoder(tokens)[0] for space in spaces if "pipe" in space]
     print("apart", [float((state - states[0]).abs().max()) for state in states])
@@ -421,6 +422,9 @@ def edited_artifact(path, original, source, revision, onnx):
     if onnx:
         export_onnx(edited, path / "text_encoder")
     artifact = tiny.artifact(path, edited)
+    write_json(
+        path / "tokenizer/tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>"}
+    )
     told = {"tensors": ["text_model.encoder.layers.1.mlp.fc2.weight"], "parameters": 4 * original.config.hidden_size**2}
     base = recipe()["base"] | {"source": source, "revision": revision}
     write_json(path / RECIPE, recipe(base=base, changed=told))

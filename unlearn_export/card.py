@@ -19,7 +19,7 @@ from .measured import Moment, Report
 from .plugins import is_embedded
 from .profile import Profile, profile_of
 from .rates import Rate
-from .recipe import BaseRecord, Recipe
+from .recipe import FIRST_CLASS, BaseRecord, Recipe, told
 
 TEMPLATE = "erased_encoder.md.jinja"  # in the folder of templates, model_cards
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -97,30 +97,34 @@ def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
 
 
 def _usage(artifact: Artifact, concept: Concept) -> dict[str, Any]:
-    """What the snippets are written from. seats: name, class and tokenizer of each encoder, the first one's contract
-    with its tokenizer's ``max_length`` and the prompt in its template.
+    """What the snippets are written from. seats: what is told of each encoder, its class among it. contract: how the
+    first one is read, with its tokenizer's class and ``max_length`` and the prompt in its template. AutoTokenizer looks
+    for an encoder's config beside the tokenizer, and fails without a network: it stands only where no class is named.
 
     width: of an encoder of Stable Diffusion 1 or 2, for which published video pipelines are known by it; else None.
     """
-    recipe = artifact.recipe
-    if not recipe.seats or (recipe.base.kind == "StableDiffusionPipeline" and list(recipe.seats) == ["text_encoder"]):
-        return {"width": read_json(artifact.path / "text_encoder/config.json").get("hidden_size")}
     from .families.contracts import contracts_of
 
-    (_, seat), *_ = recipe.seats.items()
-    readers = [c for r in seat.readers for c in contracts_of(r) if seat.architecture in c.architectures]
+    kind, seats = artifact.recipe.base.kind, told(artifact.recipe.to_json())
+    seats = {name: {"architecture": FIRST_CLASS, **about} for name, about in seats.items()}
+    name, seat = next(iter(seats.items()))
+    readers = [c for r in seat["readers"] for c in contracts_of(r) if seat["architecture"] in c.architectures]
     if not readers:
-        raise ArtifactError(f"nothing is known here of how {', '.join(seat.readers)} read a {seat.architecture}")
+        raise ArtifactError(f"nothing is known here of how {', '.join(seat['readers'])} read a {seat['architecture']}")
     contract = readers[0]
-    pipeline = recipe.base.kind or contract.pipelines[0]
+    pipeline = kind or contract.pipelines[0]
+    config = read_json(artifact.path / name / "config.json")
+    about = artifact.path / seat["tokenizer"] / "tokenizer_config.json"
+    named = str(read_json(about).get("tokenizer_class", "")) if about.is_file() else ""
     return {
-        "width": None,
+        "width": config.get("hidden_size") if pipeline == "StableDiffusionPipeline" else None,
         "pipeline": pipeline,
         "video": contract.video,
-        "seats": recipe.seats,
-        "classes": sorted({about.architecture for about in recipe.seats.values()}),
-        "readers": list(dict.fromkeys(r for about in recipe.seats.values() for r in about.readers)),
+        "seats": seats,
+        "classes": sorted({about["architecture"] for about in seats.values()}),
+        "readers": list(dict.fromkeys(r for about in seats.values() for r in about["readers"])),
         "contract": contract,
+        "tokenizer": named if "Tokenizer" in named and named != "TokenizersBackend" else "AutoTokenizer",
         "max_length": contract.length + (contract.crop or 0),
         "asked": contract.template.format(phrasing.example(concept.kind, concept.name)),
     }
