@@ -1,11 +1,13 @@
 """Write the trained components where the package ships them: one stock WanPipeline folder and a second denoiser."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import PreTrainedTokenizerFast, UMT5EncoderModel
+
+from unlearn_export.artifact import read_json, write_json
 
 TOKENIZER = "PreTrainedTokenizerFast"  # the name that transformers 4 and 5 both know
 
@@ -36,11 +38,15 @@ def shipped(root: Path) -> WanPipeline:
 def package_encoder(root: Path, encoder: UMT5EncoderModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """In full precision: this one gets edited and measured."""
     encoder.save_pretrained(root / "text_encoder")
+    tokenizer.backend_tokenizer.no_padding()  # left from its last call
     tokenizer.save_pretrained(root / "tokenizer")
     path = root / "tokenizer" / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {"tokenizer_class": TOKENIZER}
-    kept = {k: v for k, v in config.items() if k not in ("is_local", "local_files_only")}  # said of this machine only
-    path.write_text(json.dumps(kept, indent=2) + "\n")
+    write_json(path, _of_everywhere(read_json(path)) | {"tokenizer_class": TOKENIZER})
+
+
+def _of_everywhere(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what is said of this machine only."""
+    return {k: v for k, v in config.items() if k not in ("is_local", "local_files_only", "_name_or_path")}
 
 
 def package(
@@ -61,3 +67,5 @@ def package(
     for name, part in (("vae", vae), ("transformer", transformer), ("transformer-b", second)):
         if part is not None:
             part.to(torch.float16).save_pretrained(root / name)
+            path = root / name / "config.json"
+            write_json(path, _of_everywhere(read_json(path)))
