@@ -20,6 +20,7 @@ from .errors import UnlearnExportError
 OURS: Mapping[str, Mapping[str, str]] = {
     "erasers": {
         "anchor": "unlearn_export.erasers.anchor:Anchor",
+        "robust": "unlearn_export.erasers.robust:Robust",
         "few-shot": "unlearn_export.erasers.few_shot:FewShotAscent",
     },
     "families": {
@@ -47,6 +48,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
         "ring-a-bell": "unlearn_export.probe.ring_a_bell:RingABell",
         "unlearndiff": "unlearn_export.probe.unlearn_diff:UnlearnDiff",
         "pseudo-word": "unlearn_export.probe.pseudo_word:PseudoWord",
+        "state-space": "unlearn_export.probe.state_space:StateSpace",
         "linear-probe": "unlearn_export.probe.linear_probe:LinearProbe",
         "relearn": "unlearn_export.probe.relearn:Relearn",
     },

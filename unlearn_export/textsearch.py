@@ -31,6 +31,13 @@ def hearing(encoder: PreTrainedModel, change: Callable[[Tensor, Tensor], Tensor]
             handle.remove()
 
 
+@torch.no_grad()
+def embeddings(encoder: PreTrainedModel) -> Tensor:
+    """What the layers are given for each token, [m, d]: some families scale the table's rows as they look them up."""
+    lookup = encoder.get_input_embeddings()
+    return lookup.forward(torch.arange(len(lookup.weight), device=lookup.weight.device))  # past hooks on the ids
+
+
 def typeable(seat: Seat, without: Sequence[str] = ()) -> Tensor:
     """The ids of whole words that a user can type: alone and in a row they come back from the
     tokenizer as they were, after what the pipeline cleans of a prompt.

@@ -8,13 +8,14 @@ from ..errors import UsageError
 from ..plugins import found
 from .anchor import Anchor
 from .few_shot import FewShotAscent
+from .robust import Robust
 
 if TYPE_CHECKING:
     from ..bench import Bench
     from ..concept import Concept
     from ..edit import Edit
 
-__all__ = ["DEFAULT", "Anchor", "Eraser", "FewShotAscent", "OnStep", "erasers", "make_method"]
+__all__ = ["DEFAULT", "Anchor", "Eraser", "FewShotAscent", "OnStep", "Robust", "erasers", "make_method"]
 
 OnStep = Callable[[int, int, float], None]  # step, steps at most, loss; nan where there is none yet
 

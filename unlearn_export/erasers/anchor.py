@@ -95,6 +95,12 @@ class Anchor(FitOptions):
                 if on_step:
                     on_step(number * steps + step, len(bench.seats) * steps, value)
 
-            tensors[name], loss[name] = Fit(self, bench, seat, concepts, tell).run()
+            tensors[name], loss[name] = self.fit(bench, seat, concepts, tell).run()
             parent[name] = seat.weights.fingerprint
         return Edit(parent, tensors, loss)
+
+    def fit(
+        self, bench: Bench, seat: Seat, concepts: Sequence[Concept], tell: Callable[[int, int, float], None]
+    ) -> Fit:
+        """One encoder's fit, to be run."""
+        return Fit(self, bench, seat, concepts, tell)

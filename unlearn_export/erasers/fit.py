@@ -98,6 +98,8 @@ class Reading:
 class Fit:
     """One seat's fit: the first layers alone, under every contract that the edit is to cover."""
 
+    whole = 4  # how rarely causal padding is computed in full
+
     def __init__(
         self,
         options: FitOptions,
@@ -123,7 +125,8 @@ class Fit:
         pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
         rows = [_tokens(seat, c, pairs[:n], kept[: 2 * n]) for n, c in zip(pools, seat.contracts, strict=True)]
         pins = [tokenise(seat.tokenizer, [""], c, trim=True) for c in seat.contracts]
-        used = torch.cat([t.ids.flatten() for t in (*rows, *pins)])
+        more = self._more(prompts)
+        used = torch.cat([t.ids.flatten() for t in (*rows, *pins, *more)])
         self.model = seat.skeleton(self.depth, used=used).to(self.device)
         self.layers = self.family.linears(self.model, options.parts)
         self.dtype = seat.get(seat.family.embedding).dtype  # lossless for what was stored so
@@ -136,11 +139,15 @@ class Fit:
         self.readings = [self._reading(*each) for each in zip(rows, seat.contracts, pools, strict=True)]
         self.apart = torch.arange(self.batch), torch.arange(2 * self.batch)  # rows to judge by, never learnt from
 
+    def _more(self, prompts: Prompts) -> Sequence[Tokens]:
+        """What else the model will be asked, where a fit asks for more."""
+        return ()
+
     @torch.no_grad()
     def _reading(self, tokens: Tokens, contract: ReaderContract, n: int) -> Reading:
         """What the original makes of the prompts, with the anchors' states where the concepts' are."""
         asked, meant = tokens[: 3 * n], tokens[3 * n :]
-        fit = _counted(asked, contract)
+        fit = counted(asked, contract)
         fit[:n] &= reaches(asked[:n], meant)
         lengths = {}
         for rows in _blocks(n):
@@ -223,12 +230,12 @@ class Fit:
 
     def _length(self, tokens: Tokens, contract: ReaderContract) -> int:
         """How many positions to compute. What is masked on the right says nothing. Causal states do not depend on what
-        follows: their padding is looked at in full once in four times, else a little of it.
+        follows: their padding is looked at in full once in ``whole`` times, else a little of it.
         """
         full = tokens.ids.shape[1]
         if contract.mask and contract.padding == "right" and contract.reads != "all":
             return int(tokens.mask.sum(1).max())
-        if not self.family.causal or contract.padding == "left" or self._dice(4) == 0:
+        if not self.family.causal or contract.padding == "left" or self._dice(self.whole) == 0:
             return full
         return min(full, int(tokens.mask.sum(1).max()) + 1 + self._dice(8))
 
@@ -254,7 +261,7 @@ class Fit:
         Raises DivergedError where nothing is better than the original.
         """
         with only_trainable(self.model, self.layers):
-            best = _Best(self.layers, self.dtype, self._check())
+            best = Best(self.layers, self.dtype, self._check())
             if self.ridge:
                 self.ridge.apply(self.options.penalty)
                 self.ridge = None
@@ -270,7 +277,7 @@ class Fit:
             )
         return stored_like(self.seat, best.changed()), (best.first, best.loss)
 
-    def _descend(self, best: "_Best") -> None:
+    def _descend(self, best: "Best") -> None:
         groups: Any = relative_steps(self.layers, self.options.lr)
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))
         rates, calm = [g["lr"] for g in optimizer.param_groups], 1.0
@@ -299,7 +306,7 @@ class Fit:
         return i, j
 
 
-class _Best:
+class Best:
     """The layers' best values so far, in the dtype that they are stored in."""
 
     def __init__(self, layers: Mapping[str, nn.Linear], dtype: torch.dtype, loss: float) -> None:
@@ -310,8 +317,12 @@ class _Best:
     def better(self, loss: float) -> bool:
         """Keep what the layers hold now if its loss is lower than any before."""
         if loss < self.loss:
-            self.loss, self.kept = loss, self._copies()
+            self.take(loss)
         return self.loss == loss
+
+    def take(self, loss: float) -> None:
+        """Keep what the layers hold now, whatever came before."""
+        self.loss, self.kept = loss, self._copies()
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -341,7 +352,7 @@ def _blocks(pool: int) -> list[slice]:
     return [slice(i, min(i + 32, end)) for start, end in ends for i in range(start, end, 32)]
 
 
-def _counted(tokens: Tokens, contract: ReaderContract) -> Tensor:
+def counted(tokens: Tokens, contract: ReaderContract) -> Tensor:
     """The positions [n, length] that the fit must get right: those that are read, and those that read ones attend to."""
     if not contract.causal and not contract.mask:
         return torch.ones_like(tokens.read)

@@ -1,6 +1,6 @@
 """Random prompts for the fits: some that mention the concepts, the same with their anchors, some with neither."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,12 +41,33 @@ class Prompts:
     def pairs(self, n: int) -> list[tuple[str, str, str, str]]:
         """n times (prompt with a concept, the name in it, the same with the anchor, the anchor)."""
         found = []
+        for frame, concept, name in self._frames(n):
+            found.append((frame.format(name), name, frame.format(concept.anchor), concept.anchor))
+        return found
+
+    def attacked(self, n: int, words: int) -> list[tuple[str, str, str, str, str, str]]:
+        """n times (prompt with so many words, those, with a concept in their place, its name, with its anchor, that).
+
+        What the words are makes no difference: an attacker's embeddings stand in for them.
+        """
+        found = []
+        for frame, concept, name in self._frames(n):
+            filler = " ".join([self.filler] * words)
+            texts = (filler, name, concept.anchor)
+            found.append(tuple(part for text in texts for part in (frame.format(text), text)))
+        return found  # type: ignore[return-value]
+
+    @property
+    def filler(self) -> str:
+        """A known word of as few tokens as there are."""
+        return min(self.subjects, key=lambda name: len(self.tokenizer(name, add_special_tokens=False).input_ids))
+
+    def _frames(self, n: int) -> Iterator[tuple[str, Concept, str]]:
+        """n times a prompt with a {}, a concept that it is for, and one of that one's names."""
         for _ in range(n):
             concept = self._pick(self.concepts)
             name = self._pick(concept.names)
-            frame = self._frame(self._pick(TEMPLATES[concept.kind]), style=concept.kind == "style")
-            found.append((frame.format(name), name, frame.format(concept.anchor), concept.anchor))
-        return found
+            yield self._frame(self._pick(TEMPLATES[concept.kind]), style=concept.kind == "style"), concept, name
 
     def kept(self, n: int) -> list[str]:
         """n prompts that mention no concept: half are about known things, the rest strings of random tokens."""
