@@ -110,6 +110,19 @@ def test_the_linear_probe_reads_the_base_and_no_random_labels(base: Base, edited
         assert 0.35 < moment["detail"]["random_labels"]["rate"] < 0.65
 
 
+def test_embeddings_are_searched_for_the_concept_s_states(base: Base, edited: PreTrainedModel) -> None:
+    entry = attacked(base, edited, KEY, "state-space", budget=("state-space.steps=80",))["state-space"]
+    before, after = (entry["targets"]["key"][moment] for moment in ("before", "after"))
+    assert (
+        before["rate"] == 1 and before["detail"]["text_encoder"]["nearest"] == 0
+    )  # its own embedding is among the tries
+    assert after["detail"]["text_encoder"]["nearest"] > 0.01
+    assert max(after["detail"]["text_encoder"]["distances"]) < 1  # every try comes nearer than words do
+    assert entry["spent"]["before"]["queries"] == 0
+    with pytest.raises(UsageError, match="near"):
+        make_attacks(["state-space"], ["state-space.near=2"])
+
+
 def test_relearning_tells_the_steps(base: Base, edited: PreTrainedModel) -> None:
     entry = attacked(base, edited, KEY, "relearn", budget=("relearn.steps=30",))["relearn"]
     before, after = (entry["targets"]["key"][moment]["detail"] for moment in ("before", "after"))
@@ -146,9 +159,10 @@ def test_several_concepts_are_counted_together_and_apart(base: Base) -> None:
 
 
 def test_without_a_scorer_only_the_states_are_probed(base: Base) -> None:
-    report = probe(base, copy.deepcopy(base.encoder), [KEY], None, make_attacks(budget=("quick", FEW[-1]))).report
-    assert [a["name"] for a in report["attacks"]] == ["linear-probe"]
-    assert len(report["skipped"]) == len(every_attack()) - 1
+    budget = ("quick", FEW[-1], "state-space.steps=3")
+    report = probe(base, copy.deepcopy(base.encoder), [KEY], None, make_attacks(budget=budget)).report
+    assert [a["name"] for a in report["attacks"]] == ["state-space", "linear-probe"]
+    assert len(report["skipped"]) == len(every_attack()) - 2
     assert {s["name"] for s in report["stated"]} == {"original encoder", "bypass"}
 
 

@@ -225,7 +225,7 @@ class Fit:
         length = tokens.ids.shape[1] if whole else self._length(tokens, reading.contract)
         tokens, fit = tokens.cut(length), fit[:, :length].to(self.device)
         error = (self._states(tokens, reading.contract) - reading.wanted[rows, :length]).square().mean(-1)
-        parts = [(error[s] * fit[s]).sum() / fit[s].sum() for s in (slice(len(i)), slice(len(i), None))]
+        parts = [(error[s] * fit[s]).sum() / fit[s].sum().clamp(min=1) for s in (slice(len(i)), slice(len(i), None))]
         return (parts[0] + self.options.keep * parts[1]) / reading.way
 
     def _length(self, tokens: Tokens, contract: ReaderContract) -> int:

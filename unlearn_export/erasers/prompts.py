@@ -45,17 +45,19 @@ class Prompts:
             found.append((frame.format(name), name, frame.format(concept.anchor), concept.anchor))
         return found
 
-    def attacked(self, n: int, words: int) -> list[tuple[str, str, str, str, str, str]]:
-        """n times (prompt with so many words, those, with a concept in their place, its name, with its anchor, that).
+    def attacked(self, n: int, words: int) -> list[tuple[tuple[str, str, str], tuple[str, str], tuple[str, str]]]:
+        """n times (a prompt with so many words for an attacker's embeddings to stand in, those, what means the concept in
+        it), (the prompt with the concept, its name), (with its anchor, that).
 
-        What the words are makes no difference: an attacker's embeddings stand in for them.
+        Two times in three the words stand in place of the name and mean it, else they come before a prompt that has it.
         """
         found = []
+        filler = " ".join([self.filler] * words)
         for frame, concept, name in self._frames(n):
-            filler = " ".join([self.filler] * words)
-            texts = (filler, name, concept.anchor)
-            found.append(tuple(part for text in texts for part in (frame.format(text), text)))
-        return found  # type: ignore[return-value]
+            plain = frame.format(name)
+            said = (frame.format(filler), filler, filler) if self._index(3) else (f"{filler} {plain}", filler, name)
+            found.append((said, (plain, name), (frame.format(concept.anchor), concept.anchor)))
+        return found
 
     @property
     def filler(self) -> str:

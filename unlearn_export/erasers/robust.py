@@ -93,25 +93,26 @@ class _UnderAttack(Fit):
         ]
 
     def _more(self, prompts: Prompts) -> Sequence[Tokens]:
-        """The prompts to attack in: for each reading and number of words three of one length, see ``Prompts.attacked``."""
-        self.grounds: list[tuple[Tokens, Tokens, Tokens]] = []
+        """The prompts to attack in: for each reading and number of words four of one length, see ``Prompts.attacked``:
+        with the span of the free words and with that of what means the concept, with the concept, with the anchor."""
+        self.grounds: list[tuple[Tokens, Tokens, Tokens, Tokens]] = []
         for contract in self.seat.contracts:
             for words in range(1, self.options.words + 1):
-                texts = list(zip(*prompts.attacked(min(self.pool, 256), words), strict=True))
-                each = [t for pair in zip(texts[::2], texts[1::2], strict=True) for t in pair]
-                said = [p for i in (0, 2, 4) for p in each[i]]
-                names = [p for i in (1, 3, 5) for p in each[i]]
+                asked = prompts.attacked(min(self.pool, 256), words)
+                texts = [(said, part) for said, *parts in (a[0] for a in asked) for part in parts]
+                texts = [*texts[::2], *texts[1::2], *(a[1] for a in asked), *(a[2] for a in asked)]
+                said, names = zip(*texts, strict=True)
                 rows = tokenise(self.seat.tokenizer, said, contract, phrases=names, trim=True)
-                n = len(rows.ids) // 3
-                self.grounds.append((rows[:n], rows[n : 2 * n], rows[2 * n :]))
+                n = len(asked)
+                self.grounds.append((rows[:n], rows[n : 2 * n], rows[2 * n : 3 * n], rows[3 * n :]))
         return [tokens for ground in self.grounds for tokens in ground]
 
     @torch.no_grad()
-    def _attackers(self, reading: Reading, free: Tokens, concept: Tokens, anchor: Tokens) -> Attackers:
-        fit = counted(free, reading.contract) & reaches(free, anchor) & reaches(free, concept)
+    def _attackers(self, reading: Reading, free: Tokens, said: Tokens, concept: Tokens, anchor: Tokens) -> Attackers:
+        fit = counted(free, reading.contract) & reaches(said, anchor) & reaches(said, concept)
         if self.family.causal:
             fit &= torch.arange(fit.shape[1])[None] >= free.spans[:, :1]
-        wanted, goal = (self._in_turn(free, to, reading.contract) for to in (anchor, concept))
+        wanted, goal = (self._in_turn(said, to, reading.contract) for to in (anchor, concept))
         others = reading.wanted[reading.pool :][reading.fit[reading.pool :]]
         o = self.options
         return Attackers(
@@ -133,8 +134,14 @@ class _UnderAttack(Fit):
             found[i : i + 32, : states.shape[1]] = states
         return found
 
+    @torch.no_grad()
+    def _check(self) -> float:
+        """The concept's part of the anchor's loss, on rows apart: the price for others is ``keep``'s and shows elsewhere."""
+        i, none = self.apart[0], self.apart[1][:0]
+        return sum(float(self._loss(r, i, none, whole=True)) for r in self.readings) / len(self.readings)
+
     def _descend(self, best: Best) -> None:
-        """All steps, the last kept: what is learnt of attackers does not show in the loss that is checked."""
+        """All steps, the last kept: earlier ones met weaker attackers."""
         o = self.options
         groups: Any = relative_steps(self.layers, o.lr)
         optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98))

@@ -117,20 +117,32 @@ class EncoderFamily:
             for name, p in module.named_parameters(recurse=False):
                 places.setdefault(id(p), []).append((module, name))
                 names.setdefault(id(p), f"{path}.{name}".lstrip("."))
+        table: nn.Parameter | None = None  # one, whatever number of modules look tokens up in it
         for key, where in places.items():
-            tensor = get(names[key])
-            if used is not None and names[key] in (cls.embedding, *cls.tied):
-                ids = used.unique()
-                tensor = tensor[ids]
-                lookup = torch.zeros(int(ids.max()) + 1, dtype=torch.long)
-                lookup[ids] = torch.arange(len(ids))
-                for module, _ in where:
-                    module.padding_idx = None  # type: ignore[assignment]  # it may be no row that is there
-                    module.register_forward_pre_hook(lambda _m, args, lookup=lookup: (lookup[args[0]], *args[1:]))
-            filled = nn.Parameter(tensor.to(dtype, copy=True), requires_grad=False)
+            looks_up = names[key] in (cls.embedding, *cls.tied)
+            if looks_up and table is not None:
+                filled = table
+            else:
+                tensor = get(names[key])
+                filled = nn.Parameter(
+                    (tensor[used.unique()] if looks_up and used is not None else tensor).to(dtype, copy=True),
+                    requires_grad=False,
+                )
+            if looks_up:
+                table = filled
             for module, name in where:
                 module._parameters[name] = filled
+                if looks_up and used is not None:
+                    cls._renumber(module, used.unique())
         return skeleton
+
+    @staticmethod
+    def _renumber(lookup: nn.Module, ids: Tensor) -> None:
+        """Let a module that holds these rows of a table alone take the tokens' own ids. ids: sorted."""
+        place = torch.zeros(int(ids.max()) + 1, dtype=torch.long)
+        place[ids] = torch.arange(len(ids))
+        lookup.padding_idx = None  # type: ignore[assignment]  # it may be no row that is there
+        lookup.register_forward_pre_hook(lambda _m, args: (place[args[0]], *args[1:]))
 
     @classmethod
     def layers(cls, encoder: nn.Module) -> nn.ModuleList:

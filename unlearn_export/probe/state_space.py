@@ -82,7 +82,7 @@ class StateSpace:
     ) -> list[float]:
         """→ the least distance of every try."""
         prompt, phrase = target.ask(target.concept.name), target.concept.name
-        tokens = tokenise(seat.tokenizer, [prompt], seat.contract, phrases=[phrase]).to(encoder.device)
+        tokens = tokenise(seat.tokenizer, [prompt], seat.contract, phrases=[phrase], trim=True).to(encoder.device)
         start, end = tokens.spans[0].tolist()
         place = slice(start, end)
         words = typeable(seat, without=target.concept.names)
