@@ -17,10 +17,12 @@ from ..forecast import Cost
 from ..seat import Seat
 from .anchor import Anchor
 from .attackers import Attackers, Direction, Ground
-from .fit import LARGE, SMALL, Best, Fit, Reading, counted
+from .fit import LARGE, SMALL, Best, Fit, Reading, counted, positions
 from .options import check_range, option
 from .prompts import Prompts, reaches
 from .training import relative_steps
+
+PROMPTS = 256  # to attack in, of each number of words
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,12 @@ class Robust(Anchor):
         return steps if self.steps is None else self.steps, batch, pool
 
     def cost(self, seat: Seat) -> Cost:
-        """As of the anchor's fit with its steps, and the attackers' passes on top: forward and back to the embeddings."""
+        """As of the anchor's fit with its steps; on top the attackers' passes, forward and back to the embeddings, and the
+        states of their prompts, with the concept and with the anchor."""
         cost = super().cost(seat)
-        return Cost(cost.parameters, cost.memory, cost.flops * (1 + self.inner * 4 / 18 + 1.5 / 3))
+        prompts = self.words * min(self.sizes(cost.parameters, True)[2], PROMPTS)
+        states = 8 * prompts * seat.width * sum(c.length if c.reads == "all" else positions(c) for c in seat.contracts)
+        return Cost(cost.parameters, cost.memory + int(states), cost.flops * (1 + self.inner * 4 / 18 + 1.5 / 3))
 
     def fit(
         self, bench: Bench, seat: Seat, concepts: Sequence[Concept], tell: Callable[[int, int, float], None]
@@ -98,7 +103,7 @@ class _UnderAttack(Fit):
         self.grounds: list[tuple[Tokens, Tokens, Tokens, Tokens]] = []
         for contract in self.seat.contracts:
             for words in range(1, self.options.words + 1):
-                asked = prompts.attacked(min(self.pool, 256), words)
+                asked = prompts.attacked(min(self.pool, PROMPTS), words)
                 texts = [(said, part) for said, *parts in (a[0] for a in asked) for part in parts]
                 texts = [*texts[::2], *texts[1::2], *(a[1] for a in asked), *(a[2] for a in asked)]
                 said, names = zip(*texts, strict=True)
