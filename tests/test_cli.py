@@ -71,7 +71,7 @@ def test_the_edited_encoder_changes_the_clip(out: Path, tmp_path: Path) -> None:
 
 def test_methods_lists_every_option() -> None:
     listed = json.loads(run("methods", "--json").stdout)
-    assert set(listed) == {"anchor", "few-shot"}
+    assert set(listed) == {"anchor", "robust", "few-shot"}
     assert {"steps", "lr", "keep"} <= set(listed["anchor"]["options"])
     for about in listed.values():
         assert about["meanings"].keys() == about["options"].keys() and all(about["meanings"].values())
@@ -79,7 +79,7 @@ def test_methods_lists_every_option() -> None:
 
 def test_wrong_usage_is_told_in_one_line(tmp_path: Path, out: Path) -> None:
     base = ["--base", "demo", "-o", tmp_path / "new"]
-    refused(run("erase", "pizza", *base, "--method", "magic"), 2, "magic", "anchor, few-shot")
+    refused(run("erase", "pizza", *base, "--method", "magic"), 2, "magic", "anchor, robust, few-shot")
     refused(run("erase", "pizza", *base, "-O", "rate=1"), 2, "rate", "lr")
     refused(run("erase", "pizza", *base, "--anchor", "pizza"), 2, "the concept itself")
     refused(run("erase", "pizza", "--base", "nowhere", "-o", tmp_path / "new"), 1, "nowhere", "demo")

@@ -100,7 +100,7 @@ def test_few_shot_raises_the_loss_on_the_concept_and_stops_by_itself(base: Base)
 
 
 def test_methods_refuse_what_they_do_not_have(base: Base) -> None:
-    with pytest.raises(UsageError, match="choose one of anchor, few-shot"):
+    with pytest.raises(UsageError, match="choose one of anchor, robust, few-shot"):
         make_method("magic", {})
     with pytest.raises(UsageError, match="no option 'rate'.*lr"):
         make_method("anchor", {"rate": "1"})
