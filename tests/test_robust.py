@@ -67,3 +67,9 @@ def test_the_direction_is_one_at_the_concept_and_none_at_the_others() -> None:
 def test_options_out_of_range_are_named(option: str) -> None:
     with pytest.raises(UsageError, match=option):
         Robust(**{option: -1})
+
+
+def test_shares_of_goals_are_at_most_all() -> None:
+    assert Robust(towards=0.5, away=0.5).towards == 0.5
+    with pytest.raises(UsageError, match="towards=0.9"):
+        Robust(towards=0.9)

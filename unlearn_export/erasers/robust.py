@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..bench import Bench
 from ..concept import Concept
-from ..errors import DivergedError
+from ..errors import DivergedError, UsageError
 from ..families.contract import ReaderContract
 from ..families.tokens import Tokens, tokenise
 from ..forecast import Cost
@@ -45,7 +45,7 @@ class Robust(Anchor):
     keep: float = option(10.0, "weight of the prompts that must stay")
     attack: float = option(1.5, "weight of what the attackers find")
     free: float = option(1.0, "weight of embeddings drawn at random, off any word")
-    words: int = option(2, "an attacker's embeddings at most, in place of the name")
+    words: int = option(2, "an attacker's embeddings at most, in place of the name or before it")
     bank: int = option(32, "attackers of each number of embeddings")
     inner: int = option(5, "an attacker's steps for each of the fit's")
     pace: float = option(0.2, "of an attacker's step, in norms of a word's embedding")
@@ -55,8 +55,10 @@ class Robust(Anchor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, above=("words", "bank", "inner", "pace"), least=("attack", "free"))
-        check_range(self, above=(), least=("restart", "towards", "away"))
+        least = ("attack", "free", "restart", "towards", "away")
+        check_range(self, above=("words", "bank", "inner", "pace"), least=least)
+        if self.towards + self.away > 1:
+            raise UsageError(f"towards={self.towards:g} and away={self.away:g} are shares: together 1 at most")
 
     def sizes(self, learning: int, solved: bool, concepts: int = 1) -> tuple[int, int, int]:
         _, batch, pool = super().sizes(learning, solved, concepts)
@@ -69,7 +71,7 @@ class Robust(Anchor):
         cost = super().cost(seat)
         prompts = self.words * min(self.sizes(cost.parameters, True)[2], PROMPTS)
         states = 8 * prompts * seat.width * sum(c.length if c.reads == "all" else positions(c) for c in seat.contracts)
-        return Cost(cost.parameters, cost.memory + int(states), cost.flops * (1 + self.inner * 4 / 18 + 1.5 / 3))
+        return Cost(cost.parameters, cost.memory + int(states), cost.flops * (1 + self.inner * 4 / 18 + 0.5))
 
     def fit(
         self, bench: Bench, seat: Seat, concepts: Sequence[Concept], tell: Callable[[int, int, float], None]
