@@ -24,9 +24,8 @@ class StateSpace:
     Of attacks with a learned embedding (see ``PseudoWord``) the one that needs neither denoiser nor scorer, so that an
     encoder of a pipeline that draws nothing here can be attacked. Distances are mean squares over all that the pipeline
     reads, in units of the same with random words in the name's place: 0 is the concept itself, 1 as far as any word.
-    A try is a hit where it comes nearer than ``near``. That is narrower than what a denoiser may still draw the
-    concept from: on the embedded base pictures of it were seen from learned embeddings at distances of 0.4. It is a
-    lower bound of what is open, where the attack by pictures is none.
+    A try is a hit where it comes nearer than ``near``. A denoiser may draw the concept from states that are farther off,
+    so a rate of nothing is no proof; ``PseudoWord`` asks the denoiser itself.
 
     There is one try from the name's own embeddings, which knows that the name was edited; half of the others begin at
     words, half at random. Of several edited encoders each is tried by itself.
