@@ -176,6 +176,20 @@ def test_a_seed_gives_the_same_numbers(base: Base, edited: PreTrainedModel, scor
     assert numbers(0, "misspelling", "ring-a-bell") == numbers(0, "ring-a-bell") != numbers(1, "ring-a-bell")
 
 
+def test_what_the_base_answered_is_shared_between_edits(
+    base: Base, edited: PreTrainedModel, scorer: DemoScorer
+) -> None:
+    attacks = make_attacks(("misspelling", "ring-a-bell"), ("quick", "ring-a-bell.steps=3"))
+    shared: Any = {}
+    once, again, alone = (
+        probe(base, encoder, [KEY], scorer, attacks, steps=2, originals=known).report["attacks"]
+        for encoder, known in ((base.encoder, shared), (edited, shared), (edited, None))
+    )
+    assert [a["targets"] for a in again] == [a["targets"] for a in alone] != [a["targets"] for a in once]
+    assert all(a["spent"]["before"]["queries"] == 0 < a["spent"]["after"]["queries"] for a in again)
+    assert all(a["spent"]["before"]["queries"] > 0 for a in alone)
+
+
 def test_the_search_lowers_its_loss_and_finds_words_that_can_be_typed(base: Base) -> None:
     allowed = typeable(base.seat, without=("pizza",))
     pizza = base.pipeline.tokenizer("pizza", add_special_tokens=False).input_ids[0]

@@ -20,7 +20,9 @@ from ..evaluation import known_as
 from ..evaluation.scorer import Scorer
 from ..plugins import found
 from ..rates import Rate
-from .subject import Attack, OnProgress, Subject, Target
+from .subject import Attack, OnProgress, Outcome, Subject, Target
+
+Originals = dict[tuple[str, str], tuple[Any, Outcome | None]]  # attack, target → what it prepared, what it found before
 
 FORMAT = 1
 BUDGETS = ("quick", "default", "thorough")
@@ -107,6 +109,7 @@ def probe(
     steps: int = 8,
     guidance: float | None = None,
     strict: bool = False,
+    originals: Originals | None = None,
     on_progress: OnProgress | None = None,
 ) -> Probe:
     """Attack the edited encoders, and the base's as control, with the same seeds and budgets.
@@ -114,6 +117,8 @@ def probe(
     edited: by seat, or the first seat's. Of several, pictures are drawn with all, words are searched on each, and what
     learns learns in all at once. attacks: None runs all. steps, guidance: of every picture. strict: refuse an attack that cannot be made, such as
     aliases of something that has none, rather than report it as skipped. No encoder is altered.
+    originals: what an earlier call with the same arguments, but for ``edited``, prepared and found before; empty at first,
+    it is filled here, so that several edits of one base share it. What was spent on that is told by the first alone.
     Raises UsageError where the scorer does not know an erased concept, and where ``strict`` says so.
     """
     attacks = make_attacks() if attacks is None else attacks
@@ -137,7 +142,8 @@ def probe(
     before = {name: base.encoders[name] for name in after}
     subject = Subject(base, before, scorer, seed, steps, guidance)
     encoders = {"before": before, "after": after}
-    results = [_attack(attack, fit, subject, encoders, on_progress) for attack, fit in plan]
+    shared = {} if originals is None else originals
+    results = [_attack(attack, fit, subject, encoders, shared, on_progress) for attack, fit in plan]
     report = {
         "format": FORMAT,
         "scorer": scorer.name if scorer else None,
@@ -158,6 +164,7 @@ def _attack(
     targets: list[Target],
     subject: Subject,
     encoders: dict[str, Mapping[str, PreTrainedModel]],
+    originals: Originals,
     on_progress: OnProgress | None,
 ) -> dict[str, Any]:
     """One attack on the base and the edit, for each target. → its entry in the report"""
@@ -168,12 +175,20 @@ def _attack(
         entry: dict[str, Any] = {}
         # by name, so that which other attacks run changes nothing
         dice = {part: _dice(subject.seed, attack.name, target.name, part) for part in ("prepare", "run")}
-        with _metered(subject, encoders["before"], f"{attack.name} prepare", spent["prepare"], on_progress) as one:
-            prepared = attack.prepare(one, target, dice["prepare"])
+        key = attack.name, target.name
+        if key not in originals:
+            prepare = _metered(subject, encoders["before"], f"{attack.name} prepare", spent["prepare"], on_progress)
+            with prepare as one:
+                originals[key] = attack.prepare(one, target, dice["prepare"]), None
+        prepared, known = originals[key]
         start = dice["run"].get_state()
         for moment, attacked in encoders.items():
-            with _metered(subject, attacked, f"{attack.name} {moment}", spent[moment], on_progress) as one:
-                outcome = attack.run(one, target, prepared, dice["run"].set_state(start))
+            outcome = known if moment == "before" else None
+            if outcome is None:
+                with _metered(subject, attacked, f"{attack.name} {moment}", spent[moment], on_progress) as one:
+                    outcome = attack.run(one, target, prepared, dice["run"].set_state(start))
+            if moment == "before":
+                originals[key] = prepared, outcome
             hits[moment] += outcome.hits
             entry[moment] = Rate.of(outcome.hits).to_json() | {"detail": outcome.detail}
         by_target[target.name] = entry
