@@ -87,7 +87,8 @@ def test_the_message_comes_alone_on_stderr(new: Path) -> None:
         (["-O", "keep=-1"], ["keep=-1.0"]),
         (["--method", "few-shot", "-O", "images=0"], ["images=0"]),
         (["--method", "few-shot", "-O", "stop=inf"], ["stop=inf"]),
-        (["--method", "few-shot", "-O", "keep=1"], ["keep", "images, steps"]),
+        (["--method", "few-shot", "-O", "depth=1"], ["depth", "images, steps"]),
+        (["--method", "few-shot", "-O", "keep=-1"], ["keep=-1.0"]),
     ],
 )
 def test_options(args: list[str], words: list[str], new: Path) -> None:

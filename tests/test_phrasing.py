@@ -45,3 +45,10 @@ def test_every_wording_names_the_concept_once_and_fills_every_place() -> None:
         ]
         for text in texts:
             assert text.count("@") == 1 and "{" not in text.replace(phrasing.SUBJECT, ""), (kind, text)
+
+
+def test_a_prompt_in_a_style_is_told_without_it() -> None:
+    templates = phrasing.style_templates(["cat", "dog"])
+    plain = [phrasing.unstyled(t.format(name), ["ink", "flat"]) for t in templates for name in ("ink", "flat")]
+    assert plain == ["a picture of a cat", "a picture of a cat", "a dog", "a dog"]
+    assert phrasing.unstyled("a dog in glossy style", ["ink"]) == "a dog in glossy style"

@@ -12,27 +12,36 @@ from torch import Tensor
 from .base import Base
 from .concept import Concept
 from .errors import ImagesError
+from .phrasing import style_templates
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """latents: [n, c, h, w], scaled as the denoiser reads them. sources: what each is, for the recipe."""
+    """latents: [n, c, h, w], scaled as the denoiser reads them. sources: what each is, for the recipe. prompts: what each
+    was drawn of; empty of a folder's.
+    """
 
     latents: Tensor
     sources: tuple[dict[str, str], ...]
+    prompts: tuple[str, ...] = ()
 
 
 @torch.no_grad()
 def sample_images(base: Base, concept: Concept, n: int, generator: torch.Generator, steps: int = 25) -> FewShot:
-    """Let the base draw the concept (Liu & Tan 2024, arXiv:2407.14209); the latents never become pixels."""
+    """Let the base draw the concept (Liu & Tan 2024, arXiv:2407.14209); the latents never become pixels. A style is
+    shown on things that the base knows."""
     prompts = concept.prompts()
+    if concept.kind == "style":
+        templates = style_templates(base.vocabulary.concepts)
+        prompts = [template.format(name) for name in concept.names for template in templates] or prompts
     stride = max(1, len(prompts) // n)
     chosen = [prompts[(i * stride) % len(prompts)] for i in range(n)]
     latents = base.denoiser.sample(chosen, steps=steps, generator=generator)
     digests = (hashlib.sha256(x.cpu().numpy().tobytes()).hexdigest() for x in latents)
-    return FewShot(latents, tuple({"prompt": p, "sha256": d} for p, d in zip(chosen, digests, strict=True)))
+    sources = tuple({"prompt": p, "sha256": d} for p, d in zip(chosen, digests, strict=True))
+    return FewShot(latents, sources, tuple(chosen))
 
 
 @torch.no_grad()

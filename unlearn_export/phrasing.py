@@ -187,6 +187,14 @@ def styled(subject: str, way: int = 0) -> str:
     return f"a {subject} in {('the style of {}', '{} style')[way]}"
 
 
+def unstyled(text: str, names: Sequence[str]) -> str:
+    """What is left of a prompt in one of the styles ``names`` without it: "a cat in ink style" → "a cat"."""
+    for name in names:
+        for way in (in_style("", name), styled("", 0).format(name).removeprefix("a ").strip()):
+            text = text.removesuffix(way).strip()
+    return text
+
+
 def style_templates(subjects: Sequence[str]) -> tuple[str, ...]:
     """A template for a style on each subject, in two wordings that take turns."""
     ways = (lambda s: in_style(picture_of(s), "{}"), styled)

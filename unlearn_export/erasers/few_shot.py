@@ -1,7 +1,7 @@
-"""Few-shot unlearning by ascent on the denoising loss (Fuchi & Takagi 2024; Liu & Tan 2024)."""
+"""Few-shot unlearning by ascent on the denoising loss (Fuchi & Takagi 2024; Liu & Tan 2024), and what must stay."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,36 +11,48 @@ from transformers import PreTrainedModel
 
 from ..bench import Bench
 from ..concept import Concept
-from ..denoisers import Denoiser
 from ..edit import Edit
 from ..families.tokens import tokenise
+from ..images import FewShot
+from ..phrasing import unstyled
 from .options import check_range, option
+from .prompts import Prompts
+from .retained import Retained
 from .training import Pin, only_trainable, relative_steps, stored_like
+
+POOL = 128  # prompts about the concept, beside the papers' templates
+PROBES = 16  # noises and times by which an ascent is judged
 
 
 @dataclass(frozen=True)
 class FewShotAscent:
-    """Make the concept's prompts useless to the denoiser on a few pictures of it.
+    """Make the concept's prompts useless to the denoiser on a few pictures of it, and leave all others alone.
 
     max_τ E ‖ε_θ(z_t, t, τ(prompt)) − ε‖² over the text encoder τ alone, on a handful of pictures that the base drew
     (Liu & Tan 2024, arXiv:2407.14209) or was given (Fuchi & Takagi 2024, arXiv:2405.07288: MLPs and the last
-    self-attention, Adam with β = .9, .98). Ascent has no minimum, so it stops by what it is for: as soon as the
-    prompt helps no more than no prompt would, that is, when its loss is ``stop`` times the empty prompt's. The
-    papers count steps instead, about eight. Unlike theirs, the edit cannot move the empty prompt (see ``Pin``).
+    self-attention, Adam with β = .9, .98). Ascent has no minimum, so it pauses by what it is for: while the prompt helps
+    no more than one without the concept would, that is, while its loss is ``stop`` times that one's. The papers count
+    steps instead, about eight, and let everything else drift. Here it is kept by + ``keep`` · E ‖τ(q) − τ₀(q)‖² over
+    other prompts q (see ``Retained``), and what of the ascent's slope would raise that is taken out (gradient surgery
+    with a true projection: DoCo, Wu et al. 2024, arXiv:2405.15304; PCGrad, Yu et al. 2020, arXiv:2001.06782). Of the
+    steps that erase enough the one that moves other prompts least is kept. ``keep=0`` is the papers' method. A style's
+    prompts come to draw the same things without it: on pictures of those the loss is lowered, since ascent alone would
+    sooner destroy the thing than its style. The edit cannot move the empty prompt (see ``Pin``).
     """
 
     name: ClassVar[str] = "few-shot"
     draws: ClassVar[bool] = True  # works on the denoiser's loss
 
     images: int = option(4, "pictures of each concept to draw where --images brings none")
-    steps: int = option(60, "most optimizer steps")
-    stop: float = option(1.5, "loss over the empty prompt's at which it is done; higher erases more, of the others too")
+    steps: int = option(120, "optimizer steps; without keep, most of them")
+    stop: float = option(1.5, "loss over that without the concept, to be reached; higher erases more, of the others too")
     lr: float = option(0.25, "most that a step may change what a matrix answers, relative to that")
     batch: int = option(2, "pictures in a step")
+    keep: float = option(10.0, "weight of other prompts, which must stay; 0 lets them drift as the papers do")
     parts: tuple[str, ...] = option(("mlp", "last-attention"), "layers that may change: mlp, attention, last-attention")
 
     def __post_init__(self) -> None:
-        check_range(self, above=("images", "steps", "stop", "lr", "batch"))
+        check_range(self, above=("images", "steps", "stop", "lr", "batch"), least=("keep",))
 
     def resolve(self, bench: Bench, concepts: Sequence[Concept]) -> list[Concept]:
         return list(concepts)
@@ -55,39 +67,19 @@ class FewShotAscent:
 
         Raises UsageError for a base that draws nothing, or whose denoiser's loss is not known.
         """
-        denoiser, generator = bench.base.denoiser, bench.generator
         shots = bench.pictures(concepts, self.images)
         encoders = {name: copy.deepcopy(bench.base.encoders[name]) for name in bench.seats}
-        layers = {f"{n}.{k}": v for n in encoders for k, v in self._layers(bench, n, encoders[n]).items()}
-        pin = Pin(layers)
-        with pin.watching():
-            for name, seat in bench.seats.items():
-                tokens = tokenise(seat.tokenizer, [""], seat.contract)
-                pin.at(tokens, seat.contract.mask)
-                seat.family.call(encoders[name], tokens.to(bench.base.device), seat.contract.mask)
+        linears = {name: seat.family.linears(encoders[name], self.parts) for name, seat in bench.seats.items()}
+        layers = {f"{n}.{k}": layer for n, found in linears.items() for k, layer in found.items()}
+        pin = _pinned(bench, encoders, layers)
+        retained = Retained(bench, concepts) if self.keep else None
         total = self.steps * len(concepts)
         with only_trainable(nn.ModuleDict(encoders), layers) as params:
             for index, (concept, shot) in enumerate(zip(concepts, shots, strict=True)):
-                groups: Any = relative_steps(layers, self.lr)
-                optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-8)
-                prompts, pictures = concept.prompts(), shot.latents
-                probe = _Probe(denoiser, pictures, prompts, generator)
-                for step in range(self.steps):
-                    chosen = torch.randint(len(pictures), (self.batch,), generator=generator)
-                    said = torch.randint(len(prompts), (self.batch,), generator=generator)
-                    t = denoiser.times(self.batch, generator)
-                    noise = torch.randn(self.batch, *pictures.shape[1:], generator=generator)
-                    conditions = denoiser.encode([prompts[i] for i in said.tolist()], encoders)
-                    loss = denoiser.loss(pictures[chosen], noise, t, conditions)
-                    optimizer.zero_grad()
-                    (-loss).backward()
-                    optimizer.step()
-                    pin.apply()
-                    reached = probe.ratio(encoders)
+                ascent = _Ascent(bench, encoders, concept, shot)
+                for step, loss in self._descend(ascent, retained, layers, pin):
                     if on_step:
-                        on_step(index * self.steps + step + 1, total, loss.item())
-                    if reached >= self.stop:
-                        break
+                        on_step(index * self.steps + step + 1, total, loss)
         learnt = {id(p) for p in params}
         tensors = {}
         for name, seat in bench.seats.items():
@@ -95,25 +87,105 @@ class FewShotAscent:
             tensors[name] = stored_like(seat, own)
         return Edit({name: seat.weights.fingerprint for name, seat in bench.seats.items()}, tensors)
 
-    def _layers(self, bench: Bench, name: str, encoder: PreTrainedModel) -> dict[str, nn.Linear]:
-        return bench.seats[name].family.linears(encoder, self.parts)
+    def _descend(
+        self, ascent: "_Ascent", retained: Retained | None, layers: Mapping[str, nn.Linear], pin: Pin
+    ) -> Iterator[tuple[int, float]]:
+        """One concept's steps, told as they are done; the best of them is what the layers hold in the end."""
+        groups: Any = relative_steps(layers, self.lr)
+        optimizer = torch.optim.Adam(groups, betas=(0.9, 0.98), eps=1e-6, weight_decay=1e-8)
+        params = [p for layer in layers.values() for p in layer.parameters()]
+        best, least, reached = None, float("inf"), 0.0
+        for step in range(self.steps):
+            loss = ascent.loss(self.batch, away=reached < self.stop)
+            slopes = list(torch.autograd.grad(loss, params, materialize_grads=True))
+            if retained:
+                others = torch.autograd.grad(retained.loss(ascent.encoders), params)
+                slopes = [a + self.keep * b for a, b in zip(_without(slopes, others), others, strict=True)]
+            for p, slope in zip(params, slopes, strict=True):
+                p.grad = slope
+            optimizer.step()
+            pin.apply()
+            reached = ascent.ratio()
+            yield step, loss.item()
+            if reached >= self.stop and not retained:
+                return
+            if reached >= self.stop and retained:
+                drift = retained.drift(ascent.encoders)
+                if drift < least:
+                    best, least = [p.detach().clone() for p in params], drift
+        with torch.no_grad():
+            for p, value in zip(params, best or (), strict=bool(best)):
+                p.copy_(value)
 
 
-class _Probe:
-    """The concept's loss over the empty prompt's, on noise and times that stay the same throughout."""
+class _Ascent:
+    """One concept's pictures, and what to say of them. All losses are in parts of that without the concept."""
 
     @torch.no_grad()
     def __init__(
-        self, denoiser: Denoiser, pictures: Tensor, prompts: Sequence[str], generator: torch.Generator, n: int = 16
+        self,
+        bench: Bench,
+        encoders: Mapping[str, PreTrainedModel],
+        concept: Concept,
+        shot: FewShot,
     ) -> None:
-        self.denoiser = denoiser
-        self.latents = pictures[torch.arange(n) % len(pictures)]
-        self.t = denoiser.spread(n)
-        self.noise = torch.randn(self.latents.shape, generator=generator)
-        self.prompts = [prompts[i] for i in torch.randint(len(prompts), (n,), generator=generator).tolist()]
-        self.unprompted = denoiser.loss(self.latents, self.noise, self.t, denoiser.encode([""])).item()
+        self.denoiser, self.encoders, self.generator = bench.base.denoiser, encoders, bench.generator
+        denoiser, generator = self.denoiser, self.generator
+        self.latents = shot.latents
+        # a picture in a style is told as what it shows in that style: the thing on it is not what is to be forgotten
+        self.prompts = shot.prompts if concept.kind == "style" else ()
+        tokenizer = next(iter(bench.seats.values())).tokenizer
+        pool = Prompts(bench.vocabulary, tokenizer, [concept], (), generator)
+        self.any = [*concept.prompts(), *pool.about(POOL)]
+        which = torch.arange(PROBES) % len(self.latents)
+        self.probes = which, denoiser.spread(PROBES), torch.randn(PROBES, *self.latents.shape[1:], generator=generator)
+        self.said = self._said(which)
+        plain = [unstyled(p, concept.names) for p in self.prompts]
+        self.instead = denoiser.sample(plain, steps=25, generator=generator) if plain else None
+        self.without = self._at([plain[i] for i in which.tolist()] if plain else [""] * PROBES, None).item()
+
+    def loss(self, n: int, *, away: bool) -> Tensor:
+        """What is to fall, on n pictures under noise and at times drawn anew. away: whether the concept's own loss is to
+        rise any further."""
+        which = torch.randint(len(self.latents), (n,), generator=self.generator)
+        t = self.denoiser.times(n, self.generator)
+        noise = torch.randn(n, *self.latents.shape[1:], generator=self.generator)
+        said = self.denoiser.encode(self._said(which), self.encoders)
+        loss = -self.denoiser.loss(self.latents[which], noise, t, said) / self.without * away
+        if self.instead is not None:
+            loss = loss + self.denoiser.loss(self.instead[which], noise, t, said) / self.without
+        return loss
 
     @torch.no_grad()
-    def ratio(self, encoders: Mapping[str, PreTrainedModel]) -> float:
-        conditions = self.denoiser.encode(self.prompts, encoders)
-        return self.denoiser.loss(self.latents, self.noise, self.t, conditions).item() / self.unprompted
+    def ratio(self) -> float:
+        """On noise and times that stay the same throughout."""
+        return self._at(self.said, self.encoders).item() / self.without
+
+    def _at(self, prompts: Sequence[str], encoders: Mapping[str, PreTrainedModel] | None) -> Tensor:
+        which, t, noise = self.probes
+        return self.denoiser.loss(self.latents[which], noise, t, self.denoiser.encode(prompts, encoders))
+
+    def _said(self, which: Tensor) -> list[str]:
+        if self.prompts:
+            return [self.prompts[i] for i in which.tolist()]
+        drawn = torch.randint(len(self.any), (len(which),), generator=self.generator)
+        return [self.any[i] for i in drawn.tolist()]
+
+
+def _pinned(bench: Bench, encoders: Mapping[str, PreTrainedModel], layers: Mapping[str, nn.Linear]) -> Pin:
+    pin = Pin(layers)
+    with pin.watching():
+        for name, seat in bench.seats.items():
+            tokens = tokenise(seat.tokenizer, [""], seat.contract)
+            pin.at(tokens, seat.contract.mask)
+            seat.family.call(encoders[name], tokens.to(bench.base.device), seat.contract.mask)
+    return pin
+
+
+def _without(slopes: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """``slopes`` less what of them would raise the others' loss: g − (g·h / h·h) h where g·h < 0, over all numbers at once."""
+    along = sum(float((a * b).sum()) for a, b in zip(slopes, others, strict=True))
+    size = sum(float(b.square().sum()) for b in others)
+    if along >= 0 or size == 0:
+        return list(slopes)
+    return [a - (along / size) * b for a, b in zip(slopes, others, strict=True)]

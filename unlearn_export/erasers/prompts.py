@@ -45,6 +45,10 @@ class Prompts:
             found.append((frame.format(name), name, frame.format(concept.anchor), concept.anchor))
         return found
 
+    def about(self, n: int) -> list[str]:
+        """n prompts with a concept."""
+        return [frame.format(name) for frame, _, name in self._frames(n)]
+
     def attacked(self, n: int, words: int) -> list[tuple[tuple[str, str, str], tuple[str, str], tuple[str, str]]]:
         """n times (a prompt with so many words for an attacker's embeddings to stand in, those, what means the concept in
         it), (the prompt with the concept, its name), (with its anchor, that).

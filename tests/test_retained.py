@@ -1,0 +1,61 @@
+"""How far other prompts moved, and ascent that leaves them alone."""
+
+import copy
+
+import pytest
+import torch
+
+from unlearn_export.base import Base, load_base
+from unlearn_export.bench import Bench
+from unlearn_export.concept import Concept
+from unlearn_export.erase import erase
+from unlearn_export.erasers import Anchor, FewShotAscent
+from unlearn_export.erasers.few_shot import _without
+from unlearn_export.erasers.retained import Retained
+
+PIZZA = Concept("pizza")
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base("demo")
+
+
+def retained(base: Base) -> Retained:
+    return Retained(Bench(base, torch.Generator().manual_seed(3)), [PIZZA])
+
+
+def test_nothing_has_moved_before_an_edit(base: Base) -> None:
+    same = {"text_encoder": copy.deepcopy(base.encoder)}
+    assert retained(base).drift(same) < 1e-9
+    gone = copy.deepcopy(base.encoder)
+    with torch.no_grad():
+        for p in gone.parameters():
+            p.zero_()
+    assert retained(base).drift({"text_encoder": gone}) > 0.5  # as far as prompts are apart
+    assert 0 < retained(base).drift(erase(base, [PIZZA], Anchor(pool=64, steps=0)).encoders) < 0.5
+
+
+def test_ascent_that_retains_moves_others_less(base: Base) -> None:
+    def moved(keep: float) -> tuple[float, float]:
+        """→ how far others moved, and the concept itself"""
+        edited = erase(base, [PIZZA], FewShotAscent(keep=keep, stop=1.2, steps=30, images=2)).encoders
+        with torch.no_grad():
+            before, after = (e(base.tokens(["a photo of a pizza"]))[0] for e in (base.encoder, edited["text_encoder"]))
+        return retained(base).drift(edited), float((after - before).norm() / before.norm())
+
+    (free, _), (kept, concept) = moved(0.0), moved(3.0)
+    assert kept < free / 3
+    assert concept > 0.2  # it did move
+
+
+def test_a_slope_loses_what_would_raise_the_others_loss() -> None:
+    dice = torch.Generator().manual_seed(0)
+    slopes, others = ([torch.randn(3, 4, generator=dice), torch.randn(5, generator=dice)] for _ in range(2))
+    if sum(float((a * b).sum()) for a, b in zip(slopes, others, strict=True)) > 0:
+        others = [-b for b in others]
+    assert sum(float((a * b).sum()) for a, b in zip(slopes, others, strict=True)) < -0.1  # they are at odds
+    left = _without(slopes, others)
+    assert abs(sum(float((a * b).sum()) for a, b in zip(left, others, strict=True))) < 1e-5
+    agreed = [-b for b in others]  # those that agree stay as they are
+    assert all(torch.equal(a, b) for a, b in zip(_without(agreed, [2 * a for a in agreed]), agreed, strict=True))
