@@ -15,6 +15,7 @@ from unlearn_export.concept import Concept, check_concepts
 from unlearn_export.demo import VOCABULARY
 from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
+from unlearn_export.erasers.few_shot import FewShotAscent
 from unlearn_export.errors import UsageError
 from unlearn_export.vocabulary import GENERAL
 
@@ -107,3 +108,12 @@ def test_a_name_of_which_the_tokenizer_makes_nothing(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="knows no letter of '披萨'"):
             erase(base, [concept], Anchor(steps=1, pool=8, batch=2))
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.encoder.state_dict().items())
+
+
+def test_a_string_for_several_words_in_a_method() -> None:
+    for method in (Anchor, FewShotAscent):
+        with pytest.raises(UsageError, match="parts are several words, not the string 'mlp': give"):
+            method(parts="mlp")
+        assert method(parts=("mlp",)).parts == ("mlp",)
+    with pytest.raises(UsageError, match="holdout are several words"):
+        Anchor(holdout="car")  # type: ignore[arg-type]

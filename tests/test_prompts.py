@@ -11,7 +11,6 @@ import torch
 from unlearn_export.base import Base, load_base
 from unlearn_export.bench import Bench
 from unlearn_export.concept import Concept
-from unlearn_export.erase import erase
 from unlearn_export.erasers import Anchor
 from unlearn_export.erasers.prompts import Prompts, first_names, shared_start
 from unlearn_export.errors import UsageError
@@ -112,9 +111,11 @@ def test_a_name_is_spelt_in_every_way_that_has_other_tokens(base: Base, tmp_path
 
 def test_a_base_with_its_own_list_draws_from_that_alone(base: Base) -> None:
     own = replace(base, profile=Profile(replace(GENERAL, broad=False)))
-    mine = prompts(own, Concept("pizza", anchor="car"))
+    pizza = Concept("pizza", anchor="car", retain=("hot dog",))
+    mine = prompts(own, pizza, near={pizza: []})
+    assert mine.kept(40) == prompts(own, pizza).kept(40)  # and rolls the same dice
     assert closest(own, Concept("pizza")) == [] and mine.spelt == {}
-    assert set(mine.subjects) == set(GENERAL.concepts) - {"pizza"}
+    assert set(mine.subjects) == set(GENERAL.concepts) - {"pizza"} | {"hot dog"}
     assert set(candidates(own, Concept("pizza"))) == set(GENERAL.concepts) - {"pizza"}
     with pytest.raises(UsageError, match="'chainsaw' is not on .* --anchor"):
         Anchor().resolve(Bench(own, torch.Generator()), [Concept("chainsaw")])
@@ -138,16 +139,16 @@ def test_a_first_name_is_no_part_of_what_moves_in_a_causal_encoder(base: Base) -
     assert said == "taylor" and not marked[1].any()  # its tokens, and none of a name that is one word
 
 
-def test_a_first_name_alone_survives_and_the_whole_name_does_not(base: Base) -> None:
-    """A random encoder shows that the fit is asked for both at once, not that a trained one's people stay apart."""
-    concept = Concept("photo clown", "person", anchor="car")
-    done = erase(base, [concept], Anchor(pool=64, steps=0))
-    seat = base.seat
-
-    def moved(text: str, position: str) -> float:
-        tokens = tokenise(seat.tokenizer, [text], seat.contract, phrases=[position], trim=True)
-        at = int(tokens.spans[0, 1]) - 1
-        states = [seat.family.residual(e, tokens, seat.contract.mask, 1)[0, at] for e in (base.encoder, done.encoder)]
-        return float((states[0] - states[1]).norm() / states[0].norm())
-
-    assert moved("a portrait of photo", "photo") < 0.4 * moved("a portrait of photo clown", "clown")
+@pytest.mark.parametrize("family", ["clip", "t5"])
+def test_where_a_causal_encoder_has_heard_the_first_name_alone_nothing_is_to_move(tmp_path: Path, family: str) -> None:
+    base = opened(tmp_path, family)
+    swift = Concept("Taylor Swift", "person", anchor="Adele")
+    fit = Anchor(pool=16, batch=2).fit(
+        Bench(base, torch.Generator().manual_seed(0)), base.seat, [swift], lambda *_: None
+    )
+    reading = fit.readings[0]
+    marked = shared_start(reading.tokens[: reading.pool], base.seat.tokenizer, fit.pairs[: reading.pool], fit.firsts)
+    assert marked.any()
+    asked = reading.fit[: reading.pool]
+    assert bool((asked & marked).any()) == (family == "t5")  # the control: it hears the rest of the name everywhere
+    assert (asked & ~marked).any()

@@ -99,7 +99,7 @@ def identify(
     rates = {name: Rate.of(s.target if name in words else s.own) for name, s in seen.items()}
     draws = {word: _above(rates[word], floor) for word in words if seen}
     extra = [w for w, source in words.items() if source != "name" and draws.get(w, source in ("given", "synonym"))]
-    anchor = _anchor(base, known, target, rates, space)
+    anchor = _anchor(base, concept, {target, *words}, rates, space)
     alike = space.cosines(concept.name, list(words), rest)
     suggested = Concept(concept.name, concept.kind, tuple(extra), anchor, tuple(closest))
     report = {
@@ -213,10 +213,10 @@ def _above(rate: Rate, floor: Rate) -> bool:
     return ours is not None and ours[0] > (theirs[1] if theirs else 0)
 
 
-def _anchor(base: Base, concept: Concept, target: str, rates: dict[str, Rate], space: Space) -> str:
+def _anchor(base: Base, concept: Concept, own: set[str], rates: dict[str, Rate], space: Space) -> str:
     """The best name that it may become and that the base draws more often than not, or else the best; "" for none."""
     try:
-        names = anchors(base, concept, {target}, space)
+        names = anchors(base, concept, own, space)
     except UsageError:  # the base knows nothing of its kind
         return ""
     return next((name for name in names if name in rates and 2 * rates[name].hits > rates[name].n), names[0])

@@ -31,26 +31,8 @@ CATEGORIES = {  # number of WordNet's lexicographer file → (name, most words)
     26: ("state", 60),
 }
 WANTED = {"nudity"}  # asked for more often than their count says
-UNWANTED = set(
-    [
-        "bastard",
-        "bitch",
-        "cripple",
-        "cunt",
-        "dick",
-        "gipsy",
-        "gypsy",
-        "idiot",
-        "imbecile",
-        "midget",
-        "moron",
-        "retard",
-        "savage",
-        "slut",
-        "tart",
-        "whore",
-    ]
-)
+UNWANTED = {"bastard", "bitch", "cripple", "cunt", "dick", "gipsy", "gypsy", "idiot", "imbecile", "midget", "moron"}
+UNWANTED |= {"retard", "savage", "slut", "tart", "whore"}
 PARTS, SYNONYMS, SUPERCLASSES = 2, 5, 4  # most words in a name; most synonyms and superclasses in a line
 BROAD = 350  # listed words under a superclass, above which it tells nothing
 WORD = re.compile(r"[a-z]+(?:[ -][a-z]+)*")

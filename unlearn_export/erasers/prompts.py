@@ -46,7 +46,7 @@ class Prompts:
             subjects += [w.name for w in vocabulary.words.words if w.kind != "style" and not erased & set(w.above)]
             styles += vocabulary.words.of_kind("style")
             self.contexts = list(dict.fromkeys([*self.contexts, *vocabulary.words.contexts]))
-        self.near, self.near_styles = _near(near or {})
+        self.near, self.near_styles = _near(near or {}) if vocabulary.words else ([], [])
         self.subjects, self.styles, self.near, self.near_styles = (
             [n for n in dict.fromkeys(found) if n and n.lower() not in barred and not self._names_one(n)]
             for found in (subjects, styles, self.near, self.near_styles)
