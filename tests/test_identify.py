@@ -20,7 +20,7 @@ from unlearn_export.concept import Concept
 from unlearn_export.errors import UnlearnExportError, UsageError
 from unlearn_export.evaluation.samples import with_encoder
 from unlearn_export.evaluation.scorer import Scores
-from unlearn_export.identify import Identification, identify, misspellings, table
+from unlearn_export.identify import Identification, identify, table
 from unlearn_export.neighbours import anchors
 from unlearn_export.plan import read_plan, write_plan
 from unlearn_export.scorers import load_scorer
@@ -179,22 +179,6 @@ def test_what_is_written_can_be_read_again(pizza: Identification, tmp_path: Path
         pizza.write(tmp_path / "file")
 
 
-@pytest.mark.parametrize(
-    ("name", "plural"),
-    [("cat", "cats"), ("old man", "old men"), ("berry", "berries"), ("toy", "toys"), ("fox", "foxes"), ("y", "ys")],
-)
-def test_plurals(name: str, plural: str) -> None:
-    assert module._plural(name) == plural
-
-
-def test_misspellings_are_slips_of_the_longest_word() -> None:
-    assert misspellings("police officer") == ["police offcer", "police ofifcer", "police offficer"]
-    assert misspellings("cat") == []
-    for slip in misspellings("hamburger"):
-        assert slip != "hamburger"
-        assert abs(len(slip) - len("hamburger")) <= 1
-
-
 def test_a_plan_may_hold_several_concepts(tmp_path: Path) -> None:
     concepts = [Concept("pizza", aliases=("pie",), anchor="cat", retain=("car",)), Concept("ink", "style")]
     write_plan(tmp_path / "plan.json", concepts)
@@ -306,7 +290,7 @@ def test_an_encoder_s_folder_tells_tokens_and_neighbours(
     assert by_word["pizza"] == tokens and len(by_word["piizza"]) > len(tokens)
     assert report["draws"] is None and report["suggested"]["anchor"]
     near = report["neighbours"]
-    assert len(near) > 80 and near[0]["cosine"] > 0.05 > near[-1]["cosine"]
+    assert len(near) >= 48 and near[0]["cosine"] > 0.05 > near[-1]["cosine"]
     refused = run("identify", "pizza", "--base", tmp_path / "text_encoder", "--scorer", "demo")
     assert refused.exit_code == 2 and "is an encoder alone and draws nothing to judge" in refused.stderr
 

@@ -81,10 +81,12 @@ def erase(
     Raises UsageError, ImagesError, and DivergedError where the edit ended in numbers that are none, or no better than
     it began.
     """
-    check_concepts(concepts)
+    check_concepts(concepts, base.vocabulary)
     if images is not None and not method.draws:
         raise UsageError(f"the method {method.name} looks at no pictures: leave --images out")
     chosen = choose_seats(base, seats)
+    for seat in chosen.values():
+        check_seen(seat, concepts)
     check_memory(chosen, method)
     bench = Bench(base, torch.Generator().manual_seed(seed), images, chosen)
     concepts = method.resolve(bench, concepts)
@@ -115,6 +117,18 @@ def choose_seats(base: Base, names: Sequence[str]) -> dict[str, Seat]:
         if name not in base.seats:
             raise UsageError(f"{base.source} has no {name}: its encoders are {', '.join(base.seats)}")
     return {name: seat for name, seat in base.seats.items() if not names or name in names}
+
+
+def check_seen(seat: Seat, concepts: Sequence[Concept]) -> None:
+    """Raise UsageError for a word of a concept's of which the tokenizer makes nothing, or its token for what it does not
+    know: every other such word would be erased with it.
+    """
+    tokenizer = seat.tokenizer
+    for concept in concepts:
+        for name in (*concept.names, *concept.retain, concept.anchor or concept.name):
+            ids = tokenizer(name, add_special_tokens=False).input_ids
+            if not tokenizer.decode([i for i in ids if i != tokenizer.unk_token_id]).strip():
+                raise UsageError(f"the tokenizer of {seat.name} knows no letter of {name!r}: say it in other letters")
 
 
 def _about(seat: Seat, edit: Edit) -> SeatRecord:

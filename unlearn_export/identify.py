@@ -17,10 +17,12 @@ from .evaluation.samples import Ask, draw, to_images
 from .evaluation.scorer import Scorer
 from .families.tokens import tokenise
 from .media import contact_sheet, save_image
-from .neighbours import anchors, neighbours
+from .neighbours import anchors, candidates, neighbours
 from .phrasing import TEMPLATES, picture_of, style_templates
 from .plan import write_plan
 from .rates import Rate
+from .space import Space
+from .spelling import key, misspellings, plural
 
 FORMAT = 1
 NEAR = 5  # how many neighbours are looked at closely, and kept
@@ -80,11 +82,12 @@ def identify(
     target = base.vocabulary.like(concept.name) or concept.name
     guidance = base.guidance if guidance is None else guidance
     words = {concept.name: "name"} | _other_words(base, concept)
-    style = concept.kind == "style"
-    pool = base.vocabulary.styles if style else base.vocabulary.concepts
-    own = {target.lower(), *(word.lower() for word in words)}
-    rest = [name for name in pool if name.lower() not in own]
-    near = neighbours(base, concept, rest) if rest else []
+    known = Concept(concept.name, concept.kind, (target, *words))
+    pool = base.vocabulary.styles if concept.kind == "style" else base.vocabulary.concepts
+    own = {key(word) for word in known.names}
+    rest = [name for name in candidates(base, known) if key(name) not in own]
+    space = Space(base, concept.kind)
+    near = neighbours(base, concept, rest, space) if rest else []
     closest = [name for name, _ in near[:NEAR]]
     seen: dict[str, _Seen] = {}
     if scorer is not None:
@@ -96,14 +99,15 @@ def identify(
     rates = {name: Rate.of(s.target if name in words else s.own) for name, s in seen.items()}
     draws = {word: _above(rates[word], floor) for word in words if seen}
     extra = [w for w, source in words.items() if source != "name" and draws.get(w, source in ("given", "synonym"))]
-    anchor = _anchor(base, concept, target, rates)
+    anchor = _anchor(base, concept, {target, *words}, rates, space)
+    alike = space.cosines(concept.name, list(words), rest)
     suggested = Concept(concept.name, concept.kind, tuple(extra), anchor, tuple(closest))
     report = {
         "format": FORMAT,
         "base": {"source": base.source, "revision": base.revision},
         "concept": concept.name,
         "kind": concept.kind,
-        "known_as": target if target in pool else None,
+        "known_as": target if target in pool else _listed(base, concept),
         "scorer": scorer.name if scorer else None,
         "seed": seed,
         "size": {"images": images, "steps": steps, "guidance": guidance},
@@ -114,17 +118,18 @@ def identify(
                 "word": word,
                 "source": source,
                 "tokens": _pieces(base, word),
+                "cosine": round(cosine, 4),
                 "rate": rates[word].to_json() if seen else None,
                 "draws": draws.get(word),
             }
-            for word, source in words.items()
+            for (word, source), cosine in zip(words.items(), alike, strict=True)
         ],
         "templates": _by_template(concept, seen),
         "neighbours": [
             {
                 "name": name,
                 "cosine": round(cosine, 4),
-                "group": base.vocabulary.groups.get(name),
+                "group": _group(base, name, concept.kind),
                 "at_risk": name in closest,
                 "rate": rates[name].to_json() if name in rates else None,
             }
@@ -208,10 +213,10 @@ def _above(rate: Rate, floor: Rate) -> bool:
     return ours is not None and ours[0] > (theirs[1] if theirs else 0)
 
 
-def _anchor(base: Base, concept: Concept, target: str, rates: dict[str, Rate]) -> str:
+def _anchor(base: Base, concept: Concept, own: set[str], rates: dict[str, Rate], space: Space) -> str:
     """The best name that it may become and that the base draws more often than not, or else the best; "" for none."""
     try:
-        names = anchors(base, concept, avoid={target})
+        names = anchors(base, concept, own, space)
     except UsageError:  # the base knows nothing of its kind
         return ""
     return next((name for name in names if name in rates and 2 * rates[name].hits > rates[name].n), names[0])
@@ -219,53 +224,40 @@ def _anchor(base: Base, concept: Concept, target: str, rates: dict[str, Rate]) -
 
 def _other_words(base: Base, concept: Concept) -> dict[str, str]:
     """Words that may draw it too, and where each comes from; none that is another known thing, or the same tokens."""
-    known = base.vocabulary.like(concept.name)
     found = [(word, "given") for word in concept.aliases]
-    found += [(word, "synonym") for word in (known, *base.vocabulary.aliases.get(known, ())) if word]
+    found += [(word, "synonym") for word in base.vocabulary.synonyms(concept.name, concept.kind)]
     if concept.kind in ("object", "character"):
-        found.append((_plural(concept.name), "plural"))
+        found.append((plural(concept.name), "plural"))
     found += [(word, "misspelling") for word in misspellings(concept.name)]
     words: dict[str, str] = {}
     taken = {tuple(_pieces(base, concept.name))}
     for word, source in found:
         pieces = tuple(_pieces(base, word))
-        other = source in ("plural", "misspelling") and base.vocabulary.like(word) not in ("", known)
+        other = source in ("plural", "misspelling") and _is_other(base, word, concept)
         if pieces not in taken and not other:
             taken.add(pieces)
             words[word] = source
     return words
 
 
-_IRREGULAR = {"man": "men", "woman": "women", "child": "children", "person": "people", "mouse": "mice"}
-_MEN = ("policeman", "snowman", "fireman", "fisherman")
+def _is_other(base: Base, word: str, concept: Concept) -> bool:
+    """Whether it is a known word for another thing."""
+    vocabulary = base.vocabulary
+    if vocabulary.like(word) not in ("", vocabulary.like(concept.name)):
+        return True
+    listed = vocabulary.words.find(word) if vocabulary.words else None
+    return listed is not None and listed.name not in (concept.name, _listed(base, concept))
 
 
-def _plural(name: str) -> str:
-    """English, of the last word."""
-    *start, last = name.split()
-    if last in _IRREGULAR:
-        last = _IRREGULAR[last]
-    elif last in _MEN:
-        last = f"{last[:-3]}men"
-    elif last.endswith(("s", "x", "z", "ch", "sh")):
-        last += "es"
-    elif last.endswith("y") and last[-2:-1] not in ("a", "e", "i", "o", "u", ""):
-        last = f"{last[:-1]}ies"
-    else:
-        last += "s"
-    return " ".join([*start, last])
+def _listed(base: Base, concept: Concept) -> str | None:
+    """The word list's entry that it is, of a base that may be asked for any word."""
+    word = base.vocabulary.words.find(concept.name, concept.kind) if base.vocabulary.words else None
+    return word.name if word else None
 
 
-def misspellings(name: str) -> list[str]:
-    """Three slips of the hand in the longest word: a letter left out, two swapped, one doubled."""
-    words = name.split()
-    at = max(range(len(words)), key=lambda i: len(words[i]))
-    word = words[at]
-    if len(word) < 4:
-        return []
-    i = len(word) // 2
-    slips = (word[:i] + word[i + 1 :], word[: i - 1] + word[i] + word[i - 1] + word[i + 1 :], word[:i] + word[i - 1 :])
-    return [" ".join([*words[:at], slip, *words[at + 1 :]]) for slip in dict.fromkeys(slips) if slip != word]
+def _group(base: Base, name: str, kind: str) -> str | None:
+    word = base.vocabulary.words.find(name, kind) if base.vocabulary.words else None
+    return base.vocabulary.groups.get(name) or (word.group if word else None)
 
 
 def _pieces(base: Base, text: str) -> list[str]:
@@ -321,11 +313,13 @@ def table(report: dict[str, Any]) -> str:
             f"{base} {'draws' if report['draws'] else 'does not draw'} {report['concept']!r}, says the scorer {scorer}; "
             f"false positives {_share(floor)}"
         ]
-    lines.append(f"\n{'word':24} {'from':12} {'drawn':>7} {'95 %':>13}  {'draws it':9} tokens")
+    lines.append(f"\n{'word':24} {'from':12} {'drawn':>7} {'95 %':>13}  {'draws it':9} {'cosine':>6}  tokens")
     for word in report["words"]:
         says = {True: "yes", False: "no", None: "-"}[word["draws"]]
         tokens = " ".join(word["tokens"]).replace("</w>", "_")
-        lines.append(f"{word['word']:24} {word['source']:12} {_counts(word['rate'])}  {says:9} {tokens}")
+        lines.append(
+            f"{word['word']:24} {word['source']:12} {_counts(word['rate'])}  {says:9} {word['cosine']:+.3f}  {tokens}"
+        )
     lines.append(f"\n{'neighbour':24} {'group':12} {'drawn':>7} {'95 %':>13}  cosine")
     for near in [n for n in report["neighbours"] if n["at_risk"]]:
         lines.append(f"{near['name']:24} {near['group'] or '-':12} {_counts(near['rate'])}  {near['cosine']:+.3f}")

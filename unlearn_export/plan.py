@@ -48,7 +48,11 @@ def read_plan(path: Path) -> list[Concept]:
 def _parsed(path: Path, text: str) -> Any:
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text), restkey=""))
+        table = csv.DictReader(io.StringIO(text), restkey="")
+        for column in table.fieldnames or ():
+            if column not in _KEYS:
+                raise UsageError(f"the plan {path} has an unknown key {column!r}: choose from {', '.join(_KEYS)}")
+        rows = list(table)
         if any("" in row for row in rows):
             raise UsageError(
                 f"the plan {path} has a line with more cells than columns: quote a cell that holds a comma"

@@ -3,13 +3,16 @@
 import difflib
 from dataclasses import dataclass, field
 
+from .lexicon import Lexicon, lexicon
+
 
 @dataclass(frozen=True)
 class Vocabulary:
     """concepts and styles: names a base draws well. contexts: ways a prompt goes on after its subject.
 
     aliases: other words for a concept. motions: phrases that ask a clip for a motion, by its name as
-    ``evaluation.motion`` tells it. groups: a concept's group, for the in-domain and cross-domain rates.
+    ``evaluation.motion`` tells it. groups: a concept's group, for the in-domain and cross-domain rates. broad: whether
+    the base may be asked for any word: then ``words`` has many more than are drawn to judge by.
     """
 
     concepts: tuple[str, ...]
@@ -18,6 +21,12 @@ class Vocabulary:
     aliases: dict[str, tuple[str, ...]]
     groups: dict[str, str]
     motions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    broad: bool = False
+
+    @property
+    def words(self) -> Lexicon | None:
+        """Nouns, names and contexts beyond the base's own list; None where that says all."""
+        return lexicon() if self.broad else None
 
     def like(self, name: str) -> str:
         """The entry that ``name`` means, whatever its case, or one of its aliases; "" where there is none."""
@@ -27,10 +36,38 @@ class Vocabulary:
                 return entry
         return ""
 
+    def synonyms(self, name: str, kind: str) -> tuple[str, ...]:
+        """Other words for ``name``, from its entry here or else among ``words``; () where there is none."""
+        known = self.like(name)
+        found = (known, *self.aliases.get(known, ())) if known else ()
+        word = self.words.find(name, kind) if self.words else None
+        if word and (word.kind == kind or "style" not in (word.kind, kind)):
+            found += word.names
+        return tuple(w for w in dict.fromkeys(found) if w.lower() != name.strip().lower())
+
+    def knows(self, name: str, kind: str) -> bool:
+        """Whether something can be said of what it is: it is on a list, or the name of a person, a character or a style,
+        which no list has all of, and no slip of the hand for one that is listed.
+        """
+        if self.like(name) or not self.words:
+            return bool(self.like(name))
+        return bool(self.words.find(name, kind)) or (kind != "object" and not self.hint(name))
+
+    def is_style(self, name: str) -> bool:
+        """Whether it is known as a style and as nothing that a picture could be of."""
+        known = self.like(name)
+        if known:
+            return known not in self.concepts
+        word = self.words.find(name) if self.words else None
+        return word is not None and word.kind == "style"
+
     def hint(self, name: str) -> str:
         """A question whether another word was meant, where one is spelt much alike; else ""."""
         words = [*self.concepts, *self.styles, *(alias for aliases in self.aliases.values() for alias in aliases)]
-        close = difflib.get_close_matches(name.strip().lower(), words, n=1)
+        words += [w.name for w in self.words.words] if self.words else []
+        spelt = {word.lower(): word for word in reversed(words)}
+        likeness = 0.8 if self.words else 0.6  # among thousands something is always a little alike
+        close = [spelt[word] for word in difflib.get_close_matches(name.strip().lower(), spelt, n=1, cutoff=likeness)]
         return f"did you mean {close[0]!r}? " if close else ""
 
 
@@ -83,4 +120,5 @@ GENERAL = Vocabulary(
     ),
     aliases={},
     groups={name: group for group, words in _GROUPS.items() for name in _split(words)},
+    broad=True,
 )

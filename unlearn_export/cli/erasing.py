@@ -8,6 +8,7 @@ import click
 
 from ..concept import KINDS, Concept, check_concepts
 from ..errors import UsageError
+from ..profile import profile_of
 from .common import (
     SEED,
     Bars,
@@ -121,7 +122,7 @@ def erase(
 
     check_free(how["out"], overwrite=how["overwrite"])
     wanted = _planned(plan) if plan else [Concept(name, kind, aliases, anchor, retain) for name in concepts]
-    check_concepts(wanted)
+    check_concepts(wanted, profile_of(source).vocabulary if source else None)
     pairs = dict(_pair(text) for text in options)
     quiet_libraries()
     from ..erasers import make_method

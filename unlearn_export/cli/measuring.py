@@ -5,8 +5,9 @@ from typing import Any
 
 import click
 
-from ..concept import KINDS, Concept
+from ..concept import KINDS, Concept, check_concepts
 from ..errors import UsageError
+from ..profile import profile_of
 from .common import (
     SEED,
     Bars,
@@ -62,6 +63,7 @@ def identify(
     Example: unlearn-export identify pizza --base demo -o known
     """
     wanted = Concept(concept, kind, aliases)
+    check_concepts([wanted], profile_of(source).vocabulary)
     check_revision(source, revision, config)
     quiet_libraries()
     from ..base import load_base

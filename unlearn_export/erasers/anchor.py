@@ -26,7 +26,8 @@ class Anchor(FitOptions):
     padding carry the concept as readily as its own token. The idea of mapping a concept to an anchor
     is Concept Ablation's (Kumari et al. 2023, arXiv:2303.13516), here on the text states alone. q are the base's
     other concepts, synonyms and styles in every context, the user's ``retain``, and random strings of vocabulary
-    tokens. The empty prompt, with all of a reader's template, cannot move (see ``Pin``).
+    tokens; where a base may be asked for any word, the word list's too, and the concepts' neighbours most. The empty
+    prompt, with all of a reader's template, cannot move (see ``Pin``).
 
     The last down-projection is solved for at once (see ``Ridge``), where its answer reaches the residual stream as it
     is; where a norm comes between (Gemma), the layers are fitted by steps.
@@ -50,11 +51,9 @@ class Anchor(FitOptions):
         return [self._complete(base, concept, taken) for concept in concepts]
 
     def _complete(self, base: Base, concept: Concept, taken: set[str]) -> Concept:
-        known = base.vocabulary.like(concept.name)
-        words = (*concept.names, known, *base.vocabulary.aliases.get(known, ()))
-        named = replace(concept, aliases=tuple(word for word in words if word))
-        concept = replace(concept, aliases=named.names[1:])
-        if not concept.anchor and not known:
+        words = (*concept.names, *base.vocabulary.synonyms(concept.name, concept.kind))
+        concept = replace(concept, aliases=replace(concept, aliases=words).names[1:])
+        if not concept.anchor and not base.vocabulary.knows(concept.name, concept.kind):
             raise UsageError(unknown(base, concept))
         if not concept.anchor:
             concept = replace(concept, anchor=anchors(base, concept, avoid=taken | set(self.holdout))[0])

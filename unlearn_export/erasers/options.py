@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Any
 
 from ..errors import UsageError
@@ -14,7 +14,13 @@ def option(default: Any, meaning: str) -> Any:
 
 
 def check_range(method: Any, *, above: Sequence[str], least: Sequence[str] = ()) -> None:
-    """Raise UsageError unless the fields ``above`` are finite and above 0, and ``least`` finite and at least 0."""
+    """Raise UsageError unless the fields ``above`` are finite and above 0, and ``least`` finite and at least 0, and for
+    a string where several words belong.
+    """
+    for about in fields(method):
+        value = getattr(method, about.name)
+        if isinstance(about.default, tuple) and isinstance(value, str):
+            raise UsageError(f"{about.name} are several words, not the string {value!r}: give ({value!r},)")
     for names, ends in ((above, False), (least, True)):
         for name in names:
             value = getattr(method, name)

@@ -1,0 +1,1 @@
+"""Makes ``unlearn_export/words/nouns.tsv`` out of WordNet."""
