@@ -14,9 +14,11 @@ import pytest
 import torch
 from hub_double import HubDouble
 from safetensors.torch import save_file
+from test_recipe import SEAT
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from unlearn_export.artifact import FORMAT, RECIPE, Artifact, write_json
+from unlearn_export.weights import tensor_digest
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "owner/name"
@@ -75,11 +77,15 @@ def make_artifact(folder: Path, seed: int = 0) -> Path:
         (folder / name).mkdir(parents=True)
     model.config.save_pretrained(folder / "text_encoder")
     weights = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in model.state_dict().items()}
-    save_file(weights, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     (folder / "tokenizer" / "vocab.json").write_text('{"a</w>": 0}')
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
     (folder / "unlearning" / "picture.png").write_bytes(b"\x89PNG\0" + bytes(range(256)))
-    write_json(folder / RECIPE, {"format": FORMAT, "seed": seed})
+    base = {key: tensor_digest(tensor) for key, tensor in weights.items()}
+    [edited, *_] = weights
+    weights[edited] = weights[edited] + 1
+    seat = SEAT | {"tensors": sorted(base), "changed": [edited], "tensor_sha256": base}
+    write_json(folder / RECIPE, {"format": FORMAT, "seed": seed, "seats": {"text_encoder": seat}})
+    save_file(weights, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     (folder / "LICENSE").write_text("licence\n")
     (folder / "NOTICE").write_text("Änderungen\n", encoding="utf-8")
     (folder / "README.md").write_text(CARD)

@@ -25,6 +25,7 @@ from .recipe import BaseRecord, Changed, MethodRecord, Recipe, SeatRecord
 from .records import frozen
 from .seat import Seat
 from .streaming import streamed
+from .weights import tensor_digest
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")
 
@@ -118,6 +119,7 @@ def choose_seats(base: Base, names: Sequence[str]) -> dict[str, Seat]:
 
 
 def _about(seat: Seat, edit: Edit) -> SeatRecord:
+    base, edited = seat.weights.tensor_digests, edit.tensors.get(seat.name, {})
     return SeatRecord(
         architecture=seat.architecture,
         family=seat.family.name,
@@ -125,10 +127,11 @@ def _about(seat: Seat, edit: Edit) -> SeatRecord:
         tokenizer=seat.tokenizer_name,
         tokenizer_sha256=seat.tokenizer_fingerprint,
         readers=tuple(c.pipelines[0] for c in seat.contracts),
-        changed=tuple(sorted(edit.tensors.get(seat.name, {}))),
+        changed=tuple(key for key, tensor in sorted(edited.items()) if tensor_digest(tensor) != base.get(key)),
         tensors=tuple(sorted(seat.weights.files)),
         parameters=seat.weights.parameters,
         loss=edit.loss.get(seat.name),
+        tensor_sha256=dict(sorted(base.items())),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..errors import UsageError
-from .common import base_option, folder_argument, json_option, main, print_result, quiet_libraries
+from .common import base_option, config_option, folder_argument, json_option, main, print_result, quiet_libraries
 
 
 @main.command()
@@ -90,18 +90,32 @@ def card(folder: Path, repo: str, as_json: bool) -> None:
 
 @main.command()
 @folder_argument
+@click.option("--base", "source", help="Where its base is: compare every tensor with the base itself too.")
+@config_option("where the recipe says")
 @json_option
-def verify(folder: Path, as_json: bool) -> None:
-    """Compare every file of an artifact with its manifest; the first that differs is named.
+def verify(folder: Path, source: str | None, config: str | None, as_json: bool) -> None:
+    """Compare every file of an artifact with its manifest, and every tensor with what its recipe tells of the base.
 
-    Example: unlearn-export verify out
+    The first that differs is named. Weights that are the base's own are refused: nothing was erased from them. A recipe
+    can be forged along with the weights; --base trusts none of it but the names of the tensors that it changes.
+
+    Example: unlearn-export verify out --base demo
     """
+    if config and not source:
+        raise UsageError("--base-config belongs to --base: give both")
     from ..artifact import Artifact
 
-    count = Artifact.open(folder).verify()
-    print_result(
-        {"path": str(folder), "files": count}, as_json, lambda: f"{folder}: {count} files are as they were sealed"
-    )
+    artifact = Artifact.open(folder)
+    count = artifact.verify()
+    said = f"{folder}: {count} files are as they were sealed"
+    if source:
+        from ..stages import base_of
+
+        quiet_libraries()
+        base = base_of(artifact, source, config)
+        artifact.verify_weights({name: seat.weights for name, seat in base.seats.items()})
+        said += f", and the weights are an edit of {source}"
+    print_result({"path": str(folder), "files": count, "base": source}, as_json, lambda: said)
 
 
 @main.command()

@@ -122,6 +122,7 @@ def locate(source: str | Path, backend: Backend = "torch", revision: str | None 
         _verify_present(root)
     if (root / RECIPE).is_file():
         artifact = Artifact.open(root)
+        artifact.verify_weights()
         return Found({seat: root / seat for seat in artifact.seats}, read_json(root / RECIPE))
     return Found(_seats_in(root) or {"text_encoder": root / "text_encoder"})
 
