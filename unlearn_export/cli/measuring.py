@@ -7,6 +7,7 @@ import click
 
 from ..concept import KINDS, Concept
 from ..errors import UsageError
+from ..extras import need_scorer
 from .common import (
     SEED,
     Bars,
@@ -126,6 +127,7 @@ def evaluate(
     from ..stages import Assessment, measure, summary
 
     gates = Gate.parse(require)
+    need_scorer(scorer)
     quiet_libraries()
     artifact = Artifact.open(folder)
     artifact.verify()
@@ -176,6 +178,7 @@ def probe(
     from ..probe.stage import probe_artifact
 
     attacks = make_attacks(names, budget, words)
+    need_scorer(scorer)
     quiet_libraries()
     artifact = Artifact.open(folder)
     artifact.verify()
