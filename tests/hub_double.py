@@ -45,9 +45,16 @@ RELATIONS = "adapter merge quantized finetune"
 class Refused(Exception):
     """A request's error reply. code goes into X-Error-Code, which the client's typed errors hang on."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, body: Any = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ):
         super().__init__(message)
-        self.status, self.message, self.code, self.body = status, message, code, body
+        self.status, self.message, self.code, self.body, self.headers = status, message, code, body, headers or {}
 
 
 class Dropped(Exception):
@@ -78,8 +85,9 @@ class HubDouble:
         self.repos: dict[str, dict[str, Any]] = json.loads(self.state.read_text()) if self.state.exists() else {}
         self.requests: list[tuple[str, str]] = []
         self.lock = threading.RLock()
-        self._faults: list[tuple[re.Pattern[str], int, str | None]] = []
+        self._faults: list[tuple[re.Pattern[str], int, str | None, dict[str, str]]] = []
         self._drop: str | None = None
+        self._altered: dict[str, bytes | None] = {}
         self._parts: dict[str, dict[int, Path]] = {}
         self._hub = _Server(port, HubHandler, self)
         self._cdn = _Server(0, CdnHandler, self)
@@ -116,9 +124,15 @@ class HubDouble:
             oid = commits[oid]["parent"]
         return chain
 
-    def fail_next(self, path: str, status: int, *, code: str | None = None) -> None:
-        """Refuse the next request whose path matches the regular expression, before it has any effect."""
-        self._faults.append((re.compile(path), status, code))
+    def fail_next(
+        self, path: str, status: int, *, code: str | None = None, times: int = 1, headers: dict[str, str] | None = None
+    ) -> None:
+        """Refuse the next requests whose path matches the regular expression, before they have any effect."""
+        self._faults += [(re.compile(path), status, code, headers or {})] * times
+
+    def alter_next_commit(self, path: str, content: bytes | None) -> None:
+        """Keep something else at one path of the next commit than was sent; None keeps nothing."""
+        self._altered = {path: content}
 
     def drop_next_commit_answer(self, *, landed: bool = True) -> None:
         """Close the connection in place of the next commit's answer, with the commit made or not."""
@@ -170,7 +184,7 @@ class HubDouble:
         for fault in self._faults:
             if fault[0].search(path):
                 self._faults.remove(fault)
-                raise Refused(fault[1], "arranged by the test", fault[2])
+                raise Refused(fault[1], "arranged by the test", fault[2], headers=fault[3])
 
     def drops(self, when: str) -> bool:
         """Whether this commit's answer is to be lost at this point, once."""
@@ -215,6 +229,7 @@ class Handler(BaseHTTPRequestHandler):
             self.route()
         except Refused as error:
             headers = {"X-Error-Message": error.message, **({"X-Error-Code": error.code} if error.code else {})}
+            headers |= error.headers
             self.reply(error.body or {"error": error.message}, status=error.status, headers=headers)
         except Dropped:
             self.close_connection = True
@@ -563,6 +578,10 @@ class HubHandler(Handler):
             raise Refused(412, "A commit has happened since. Please refresh and try again.")
         for line in lines[1:]:
             self.apply(line["key"], line["value"], files)
+        for path, content in self.hub._altered.items():
+            files.pop(path, None)
+            files |= {} if content is None else {path: self.hub.store(content)}
+        self.hub._altered = {}
         repo = self.hub.repos[self.repo_id]
         number = 1 + sum(ref.startswith("refs/pr/") for ref in repo["refs"])
         ref = f"refs/pr/{number}" if pull_request else f"refs/heads/{revision}"

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,3 +151,9 @@ def test_a_tensors_hash_is_of_its_type_its_shape_and_its_bytes(tmp_path: Path) -
     variants = (tensors["a"], tensors["a"].reshape(3, 2), tensors["a"].half(), tensors["a"].view(torch.int32))
     assert len({tensor_digest(tensor) for tensor in variants}) == 4
     assert json.dumps(one.tensors)
+
+
+def test_an_artifact_is_verified_without_torch(made: Path) -> None:
+    code = "import sys; from unlearn_export.artifact import Artifact; print(Artifact.open(sys.argv[1]).verify(), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, str(made)], capture_output=True, text=True)
+    assert done.stdout.split()[1:] == ["False"] and int(done.stdout.split()[0]) > 5, done.stderr

@@ -57,7 +57,7 @@ class Weights:
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        with safe_open(self.folder / self.files[key], "pt") as file:
+        with safe_open(self.folder / self.files[key], "np") as file:
             return tuple(file.get_slice(key).get_shape())
 
     @cached_property
@@ -136,7 +136,7 @@ def _indexed(folder: Path) -> dict[str, str]:
 
 def _names(file: Path) -> list[str]:
     try:
-        with safe_open(file, "pt") as opened:
+        with safe_open(file, "np") as opened:  # names need no torch, which takes seconds to import
             return list(opened.keys())
     except (SafetensorError, OSError) as error:
         raise BaseError(f"cannot load {file}: {' '.join(str(error).split())[:200]}") from error
