@@ -174,11 +174,12 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_free(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        private = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        folder = private / "new"
+        folder.mkdir()  # in the mode that the umask gives, unlike what is temporary
     except OSError as error:
         raise ArtifactError(f"cannot write beside {out}: {error.strerror or error}") from error
     try:
-        folder.chmod(0o755)
         yield folder
         if out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
@@ -198,7 +199,7 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise ArtifactError(f"cannot write {out}: {reason}; nothing was left there") from error
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(private, ignore_errors=True)
 
 
 @contextmanager

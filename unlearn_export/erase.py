@@ -135,6 +135,14 @@ def _about(seat: Seat, edit: Edit) -> SeatRecord:
     )
 
 
+def _copy_contents(source: Path, target: Path) -> None:
+    """Copy a folder's files; modes are the umask's, not those of a base that may be private."""
+    for file in sorted(f for f in source.rglob("*") if f.is_file()):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
 def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
     """Write every edited encoder and its tokenizer, the recipe, LICENSE and NOTICE into ``folder``.
 
@@ -150,7 +158,7 @@ def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
             if file.suffix == ".json" and "index" not in file.name:
                 shutil.copyfile(file, target / file.name)
         seat.weights.write(target, tensors)
-        shutil.copytree(seat.tokenizer_folder, folder / seat.tokenizer_name, copy_function=shutil.copyfile)
+        _copy_contents(seat.tokenizer_folder, folder / seat.tokenizer_name)
         seat.family.complete_tokenizer(folder / seat.tokenizer_name)
     write_json(folder / RECIPE, erased.recipe.to_json())
     write_text(folder / "LICENSE", base.license_text)
