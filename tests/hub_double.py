@@ -5,7 +5,8 @@ with HubDouble(folder, token="hf_test") as hub:
     subprocess.run(..., env={"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"})
 ```
 or `python tests/hub_double.py --folder DIR --port 0`, whose first line on stdout is its URL. Clients need
-HF_HUB_DISABLE_XET=1: large files travel as LFS, basic or multipart, to and from a second origin (the CDN).
+HF_HUB_DISABLE_XET=1 unless a folder for Xet is given: large files travel as LFS, basic or multipart, to and from a second
+origin (the CDN).
 State survives a restart: blobs/ holds contents by sha256, state.json the repos.
 """
 
@@ -65,6 +66,7 @@ class HubDouble:
     """The double. ``user`` and ``orgs`` are the namespaces that the token may write to.
 
     part_size: larger LFS files are uploaded in parts of so many bytes.
+    xet: a folder in place of Xet's content-addressed store, for clients that use one; what they say is there is believed.
     requests: every (method, path?query) that arrived, in order.
     """
 
@@ -77,8 +79,10 @@ class HubDouble:
         orgs: tuple[str, ...] = (),
         port: int = 0,
         part_size: int = 16 * 2**20,
+        xet: Path | None = None,
     ):
         self.folder, self.token, self.user, self.orgs, self.part_size = Path(folder), token, user, orgs, part_size
+        self.xet = xet
         self.blobs = self.folder / "blobs"
         self.blobs.mkdir(parents=True, exist_ok=True)
         self.state = self.folder / "state.json"
@@ -431,6 +435,9 @@ class HubHandler(Handler):
                 self.paths_info(revision)
             case ("GET", "refs"):
                 self.refs()
+            case ("GET", "xet-write-token", _) if self.hub.xet:
+                self.need_commit()
+                self.xet_token(self.hub.xet)
             case ("GET", "commits", revision):
                 self.commits(revision)
             case ("POST", "preupload", revision):
@@ -565,6 +572,15 @@ class HubHandler(Handler):
             answers.append(answer)
         self.reply({"files": answers})
 
+    def xet_token(self, store: Path) -> None:
+        token = {
+            "X-Xet-Cas-Url": f"local://{store}",
+            "X-Xet-Access-Token": "xet",
+            "X-Xet-Token-Expiration": "9999999999",
+        }
+        body = {"casUrl": f"local://{store}", "accessToken": "xet", "exp": 9999999999}
+        self.reply(body, headers=token)
+
     def commit(self, revision: str) -> None:
         lines = [json.loads(line) for line in self.body().splitlines() if line.strip()]
         if self.hub.drops("before"):
@@ -607,9 +623,9 @@ class HubHandler(Handler):
             files[path] = self.hub.store(content)
         elif kind == "lfsFile":
             blob = self.hub.blobs / value["oid"]
-            if not blob.is_file():
+            if not blob.is_file() and not self.hub.xet:
                 raise Refused(400, f"LFS object {value['oid']} was not uploaded")
-            size = blob.stat().st_size
+            size = blob.stat().st_size if blob.is_file() else value["size"]
             pointer = _pointer(value["oid"], size)
             files[path] = {"oid": _git_oid(pointer), "size": size, "sha256": value["oid"], "lfs": True}
         elif kind in ("deletedFile", "deletedFolder"):

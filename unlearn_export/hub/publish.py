@@ -94,10 +94,10 @@ def push(
     if CARD in tree and CARD in contents and head and not replace_card:
         contents[CARD] = _with_their_card(remote, tree, contents[CARD], head)
     changes = Changes.between(contents, remote, tree, head)
-    _check_tag(repo_id, tag, refs.tags, None if changes else head)
+    _check_tag(repo_id, tag, refs.tags, None if changes.needed else head)
 
     url, revision = f"{constants.ENDPOINT}/{repo_id}/commit/{head}", str(head)
-    if changes:
+    if changes.needed:
         commit = _Commit(remote, contents, changes, message or MESSAGE, head, create_pr, refs.pull_requests or [])
         url, revision = commit.make()
         if wrong := differing(remote.tree(revision), contents, changes.deleted):

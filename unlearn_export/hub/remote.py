@@ -103,7 +103,9 @@ class Changes:
     deleted: tuple[str, ...]
     left: tuple[str, ...]
 
-    def __bool__(self) -> bool:
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to commit."""
         return bool(self.new or self.changed or self.deleted)
 
     @classmethod

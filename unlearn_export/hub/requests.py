@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HTTPError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -124,6 +125,13 @@ def explained(error: BaseException, repo_id: str) -> HubError:
             f"cannot reach {hub} ({one_line(error)}): check the network and HF_ENDPOINT, then push again"
         )
     return HubError(f"the push to {repo_id} failed: {one_line(error)}")
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code of a failed download: as a push's, by what the Hub answered, or by why it did not."""
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__  # "cannot find the requested files on the disk" hides the reason
+    return explained(error, "").exit_code
 
 
 def status_of(error: BaseException) -> int | None:

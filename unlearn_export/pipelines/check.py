@@ -17,10 +17,12 @@ from transformers import PreTrainedModel
 
 from ..artifact import read_json
 from ..base import read_index
-from ..errors import EncoderError, UnlearnExportError, UsageError
+from ..errors import EncoderError, HubError, UsageError
 from ..families import architectures, family_of
 from ..families.contract import ReaderContract, differences
 from ..families.contracts import contracts_of, nearest
+from ..hub.endpoint import check_endpoint
+from ..hub.requests import code_of
 from ..loading import one_line, quiet
 from ..plugins import found
 from ..weights import INDEX, SINGLE, Weights
@@ -284,10 +286,13 @@ def _stays(words: str, placed: Mapping[str, Edited], held: Held) -> bool:
 
 
 def _fetch(source: str, revision: str | None, patterns: list[str]) -> Path:
+    check_endpoint()
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (HTTPError, OSError, ValueError) as error:
-        raise UnlearnExportError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}") from error
+        told = HubError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}")
+        told.exit_code = code_of(error)
+        raise told from error
 
 
 def _fetched(fetch: Callable[[list[str]], Path], folder: Path, kind: str) -> Readers:
