@@ -3,6 +3,7 @@
 import contextlib
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -125,7 +126,7 @@ def check(
 
     source, pipeline, backend and revisions: as ``load_pipeline`` takes them. Raises EncoderError where an encoder does
     not belong there: a seat that the pipeline lacks, another class, other sizes, other weights where the edit left them
-    alone (see ``check_drop_in``). Of a pipeline on the Hub those are compared that lie in one file with its tables.
+    alone (see ``check_drop_in``). Of a pipeline on the Hub those are compared that lie in one file with its tables, or in one more file.
     """
     held = Held.of(pipeline, revision)
     return coverage(place(edits(source, backend, encoder_revision), held), held)
@@ -296,12 +297,18 @@ def _fetch(source: str, revision: str | None, patterns: list[str]) -> Path:
 
 
 def _fetched(fetch: Callable[[list[str]], Path], folder: Path, kind: str) -> Readers:
-    """The tensors of an encoder on the Hub; of its shards only those that hold an embedding table are fetched."""
+    """The tensors of an encoder on the Hub; of its shards only those that hold an embedding table are fetched, and where
+    they hold nothing else the one that most others are in: a fine-tuned encoder may share its tables with its base.
+    """
     listed: dict[str, str] = {}
     if (folder / INDEX).is_file():
         listed = read_json(folder / INDEX).get("weight_map") or {}
-        tables = {listed[key] for name, key in named(kind, listed).items() if name in TABLES.values()}
-        listed = {key: file for key, file in listed.items() if file in tables}
+        names = named(kind, listed)
+        wanted = {listed[key] for name, key in names.items() if name in TABLES.values()}
+        others = [listed[key] for name, key in names.items() if name not in TABLES.values()]
+        if others and not wanted.intersection(others):
+            wanted.add(Counter(others).most_common(1)[0][0])
+        listed = {key: file for key, file in listed.items() if file in wanted}
     files = set(listed.values()) or {SINGLE}
     fetch([f"{folder.name}/{file}" for file in sorted(files)])
     for file in files:
