@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_pipelines
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
@@ -157,3 +158,30 @@ def test_an_artifact_is_verified_without_torch(made: Path) -> None:
     code = "import sys; from unlearn_export.artifact import Artifact; print(Artifact.open(sys.argv[1]).verify(), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(made)], capture_output=True, text=True)
     assert done.stdout.split()[1:] == ["False"] and int(done.stdout.split()[0]) > 5, done.stderr
+
+
+def test_the_tensors_are_those_that_the_base_had(folder: Path) -> None:
+    forge(folder, lambda tensors: tensors.update(extra=torch.ones(1)))
+    refused(folder, "text_encoder in .* has, and its base has not, the tensor extra: it is no complete edit")
+    forge(folder, lambda tensors: [tensors.pop("extra"), tensors.pop(OTHER)])
+    refused(folder, f"text_encoder in .* lacks the tensor {OTHER}")
+
+
+def test_shards_are_verified_as_one_file_is(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    tiny_pipelines.t5().save_pretrained(base, max_shard_size="20KB")
+    tiny_pipelines.t5_tokenizer().save_pretrained(base)
+    few = Anchor(steps=1, pool=16, batch=4, keep=0)
+    made = build(load_base(base), [Concept("pizza", anchor="clown")], few, tmp_path / "out", onnx=False)
+    index = "model.safetensors.index.json"
+    assert (made.path / "text_encoder" / index).read_bytes() == (base / index).read_bytes()
+    assert made.verify() > 0
+    seat = made.recipe.seats["text_encoder"]
+    assert dict(seat.tensor_sha256) == Weights.open(base).tensor_digests
+    shards = [file.name for file in base.glob("*.safetensors")]
+    differ = {name for name in shards if sha256(base / name) != sha256(made.path / "text_encoder" / name)}
+    assert 0 < len(differ) < len(shards)
+    for name in differ:
+        shutil.copyfile(base / name, made.path / "text_encoder" / name)
+    made.seal()
+    refused(made.path, "base's own: nothing was erased")
