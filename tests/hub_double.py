@@ -5,7 +5,8 @@ with HubDouble(folder, token="hf_test") as hub:
     subprocess.run(..., env={"HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"})
 ```
 or `python tests/hub_double.py --folder DIR --port 0`, whose first line on stdout is its URL. Clients need
-HF_HUB_DISABLE_XET=1: large files travel as LFS, basic or multipart, to and from a second origin (the CDN).
+HF_HUB_DISABLE_XET=1 unless a folder for Xet is given: large files travel as LFS, basic or multipart, to and from a second
+origin (the CDN).
 State survives a restart: blobs/ holds contents by sha256, state.json the repos.
 """
 
@@ -45,9 +46,16 @@ RELATIONS = "adapter merge quantized finetune"
 class Refused(Exception):
     """A request's error reply. code goes into X-Error-Code, which the client's typed errors hang on."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, body: Any = None):
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+    ):
         super().__init__(message)
-        self.status, self.message, self.code, self.body = status, message, code, body
+        self.status, self.message, self.code, self.body, self.headers = status, message, code, body, headers or {}
 
 
 class Dropped(Exception):
@@ -58,6 +66,7 @@ class HubDouble:
     """The double. ``user`` and ``orgs`` are the namespaces that the token may write to.
 
     part_size: larger LFS files are uploaded in parts of so many bytes.
+    xet: a folder in place of Xet's content-addressed store, for clients that use one; what they say is there is believed.
     requests: every (method, path?query) that arrived, in order.
     """
 
@@ -70,16 +79,19 @@ class HubDouble:
         orgs: tuple[str, ...] = (),
         port: int = 0,
         part_size: int = 16 * 2**20,
+        xet: Path | None = None,
     ):
         self.folder, self.token, self.user, self.orgs, self.part_size = Path(folder), token, user, orgs, part_size
+        self.xet = xet
         self.blobs = self.folder / "blobs"
         self.blobs.mkdir(parents=True, exist_ok=True)
         self.state = self.folder / "state.json"
         self.repos: dict[str, dict[str, Any]] = json.loads(self.state.read_text()) if self.state.exists() else {}
         self.requests: list[tuple[str, str]] = []
         self.lock = threading.RLock()
-        self._faults: list[tuple[re.Pattern[str], int, str | None]] = []
+        self._faults: list[tuple[re.Pattern[str], int, str | None, dict[str, str]]] = []
         self._drop: str | None = None
+        self._altered: dict[str, bytes | None] = {}
         self._parts: dict[str, dict[int, Path]] = {}
         self._hub = _Server(port, HubHandler, self)
         self._cdn = _Server(0, CdnHandler, self)
@@ -116,9 +128,15 @@ class HubDouble:
             oid = commits[oid]["parent"]
         return chain
 
-    def fail_next(self, path: str, status: int, *, code: str | None = None) -> None:
-        """Refuse the next request whose path matches the regular expression, before it has any effect."""
-        self._faults.append((re.compile(path), status, code))
+    def fail_next(
+        self, path: str, status: int, *, code: str | None = None, times: int = 1, headers: dict[str, str] | None = None
+    ) -> None:
+        """Refuse the next requests whose path matches the regular expression, before they have any effect."""
+        self._faults += [(re.compile(path), status, code, headers or {})] * times
+
+    def alter_next_commit(self, path: str, content: bytes | None) -> None:
+        """Keep something else at one path of the next commit than was sent; None keeps nothing."""
+        self._altered = {path: content}
 
     def drop_next_commit_answer(self, *, landed: bool = True) -> None:
         """Close the connection in place of the next commit's answer, with the commit made or not."""
@@ -170,7 +188,7 @@ class HubDouble:
         for fault in self._faults:
             if fault[0].search(path):
                 self._faults.remove(fault)
-                raise Refused(fault[1], "arranged by the test", fault[2])
+                raise Refused(fault[1], "arranged by the test", fault[2], headers=fault[3])
 
     def drops(self, when: str) -> bool:
         """Whether this commit's answer is to be lost at this point, once."""
@@ -215,6 +233,7 @@ class Handler(BaseHTTPRequestHandler):
             self.route()
         except Refused as error:
             headers = {"X-Error-Message": error.message, **({"X-Error-Code": error.code} if error.code else {})}
+            headers |= error.headers
             self.reply(error.body or {"error": error.message}, status=error.status, headers=headers)
         except Dropped:
             self.close_connection = True
@@ -416,6 +435,9 @@ class HubHandler(Handler):
                 self.paths_info(revision)
             case ("GET", "refs"):
                 self.refs()
+            case ("GET", "xet-write-token", _) if self.hub.xet:
+                self.need_commit()
+                self.xet_token(self.hub.xet)
             case ("GET", "commits", revision):
                 self.commits(revision)
             case ("POST", "preupload", revision):
@@ -550,6 +572,15 @@ class HubHandler(Handler):
             answers.append(answer)
         self.reply({"files": answers})
 
+    def xet_token(self, store: Path) -> None:
+        token = {
+            "X-Xet-Cas-Url": f"local://{store}",
+            "X-Xet-Access-Token": "xet",
+            "X-Xet-Token-Expiration": "9999999999",
+        }
+        body = {"casUrl": f"local://{store}", "accessToken": "xet", "exp": 9999999999}
+        self.reply(body, headers=token)
+
     def commit(self, revision: str) -> None:
         lines = [json.loads(line) for line in self.body().splitlines() if line.strip()]
         if self.hub.drops("before"):
@@ -563,6 +594,10 @@ class HubHandler(Handler):
             raise Refused(412, "A commit has happened since. Please refresh and try again.")
         for line in lines[1:]:
             self.apply(line["key"], line["value"], files)
+        for path, content in self.hub._altered.items():
+            files.pop(path, None)
+            files |= {} if content is None else {path: self.hub.store(content)}
+        self.hub._altered = {}
         repo = self.hub.repos[self.repo_id]
         number = 1 + sum(ref.startswith("refs/pr/") for ref in repo["refs"])
         ref = f"refs/pr/{number}" if pull_request else f"refs/heads/{revision}"
@@ -588,9 +623,9 @@ class HubHandler(Handler):
             files[path] = self.hub.store(content)
         elif kind == "lfsFile":
             blob = self.hub.blobs / value["oid"]
-            if not blob.is_file():
+            if not blob.is_file() and not self.hub.xet:
                 raise Refused(400, f"LFS object {value['oid']} was not uploaded")
-            size = blob.stat().st_size
+            size = blob.stat().st_size if blob.is_file() else value["size"]
             pointer = _pointer(value["oid"], size)
             files[path] = {"oid": _git_oid(pointer), "size": size, "sha256": value["oid"], "lfs": True}
         elif kind in ("deletedFile", "deletedFolder"):

@@ -1,12 +1,16 @@
 """The artifact folder: complete or absent, and every change to it is named."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import tiny
+import tiny_pipelines
+from click.testing import CliRunner
 
 from unlearn_export.artifact import Artifact, read_json, renewed, staged, write_text
+from unlearn_export.cli import main
 from unlearn_export.errors import ArtifactError
 
 
@@ -81,3 +85,34 @@ def test_a_stage_is_redone_as_a_whole_or_not_at_all(artifact: Artifact) -> None:
     assert (artifact.path / "LICENSE").read_text() == "another"
     assert artifact.verify() > 0
     assert [p.name for p in artifact.path.parent.iterdir()] == [artifact.path.name]
+
+
+def test_all_that_is_written_has_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    tiny_pipelines.t5().save_pretrained(base / "text_encoder")
+    tiny_pipelines.t5_tokenizer().save_pretrained(base / "tokenizer")
+    for path in base.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)  # a base that is nobody else's business
+    few = ["-O", "pool=16", "-O", "batch=4", "-O", "steps=1", "-O", "keep=0", "--no-evaluate", "--no-onnx"]
+    words = [
+        "erase",
+        "pizza",
+        "--anchor",
+        "clown",
+        "--base",
+        str(base / "text_encoder"),
+        "-o",
+        str(tmp_path / "out"),
+        *few,
+    ]
+    before = os.umask(0o027)
+    try:
+        done = CliRunner().invoke(main, words)
+    finally:
+        os.umask(before)
+    assert done.exit_code == 0, done.output
+    modes = {path.name: path.stat().st_mode & 0o777 for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]}
+    assert {
+        name: mode for name, mode in modes.items() if mode != (0o640 if "." in name or name.isupper() else 0o750)
+    } == {}
+    assert {"out", "tokenizer", "model.safetensors", "recipe.json", "LICENSE"} <= modes.keys()

@@ -20,6 +20,7 @@ from unlearn_export import cli, demo
 from unlearn_export.artifact import EVALUATION, ONNX, RECIPE, Artifact, sha256, write_json
 from unlearn_export.base import load_base
 from unlearn_export.card import render
+from unlearn_export.card_text import END
 from unlearn_export.concept import Concept
 from unlearn_export.erase import erase
 from unlearn_export.erasers import make_method
@@ -278,7 +279,7 @@ def test_the_card_is_clean(tmp_path):
     for made in (None, evaluation()):
         text = render(folder(tmp_path, report=made, files=(ONNX, *PICTURES)), REPO)
         assert "More Information" not in text and "\n\n\n" not in text and "None" not in text
-        assert not re.search(r"[ \t]+$", text, re.MULTILINE) and text.endswith(".\n")
+        assert not re.search(r"[ \t]+$", text, re.MULTILINE) and text.endswith(f".\n\n{END}\n")
 
 
 def commands(text):

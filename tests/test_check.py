@@ -25,6 +25,7 @@ from unlearn_export.pipelines import check as checking
 from unlearn_export.pipelines.check import check
 from unlearn_export.pipelines.encoders import load_encoder
 from unlearn_export.pipelines.load import load_pipeline
+from unlearn_export.weights import INDEX
 
 POOLED = "text_encoder_2 (CLIP-L): its pooled vector of the whole prompt"
 GLYPHS = "text_encoder_2 (ByT5) reads the words in quotation marks"
@@ -255,6 +256,33 @@ def test_a_pipeline_on_the_hub_gives_no_more_than_its_tables(tmp_path, monkeypat
     monkeypatch.setattr(checking, "snapshot_download", download)
     assert check(source, "owner/name").complete
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
+
+
+def test_a_pipeline_on_the_hub_whose_table_lies_alone_shows_a_layer_too(tmp_path, monkeypatch, nothing_loaded):
+    pipe = PIPELINES["WanPipeline"]()
+    source = artifact(tmp_path / "artifact", pipe).path
+    tuned = copy.copy(pipe)
+    tuned.register_modules(text_encoder=copy.deepcopy(pipe.text_encoder))
+    for name, weight in tuned.text_encoder.named_parameters():
+        if not name.startswith(("shared", "encoder.embed_tokens")):
+            weight.data += 0.1  # trained with frozen embeddings
+    asked = []
+
+    def download(repo_id, revision, allow_patterns):
+        asked.extend(allow_patterns)
+        return str(tmp_path / repo_id)
+
+    monkeypatch.setattr(checking, "snapshot_download", download)
+    for name, held in (("hub/own", pipe), ("hub/tuned", tuned)):
+        folder = save_like_hub(held, tmp_path / name)
+        (folder / "text_encoder/model.safetensors").unlink()
+        held.text_encoder.save_pretrained(folder / "text_encoder", max_shard_size="4KB")
+        listed = json.loads((folder / "text_encoder" / INDEX).read_text())["weight_map"]
+        assert sum(file == listed["shared.weight"] for file in listed.values()) == 1, "the table lies alone"
+    assert check(source, "hub/own").complete  # the control
+    assert len({name for name in asked if name.endswith(".safetensors")}) == 2
+    with pytest.raises(EncoderError, match="of another base"):
+        check(source, "hub/tuned")
 
 
 def run(*words):

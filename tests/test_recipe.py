@@ -1,4 +1,4 @@
-"""The recipe as an object: what is written is what is read, in both formats, and anything else is refused in one line."""
+"""The recipe as an object: what is written is what is read, in all formats, and anything else is refused in one line."""
 
 import copy
 import json
@@ -36,13 +36,21 @@ def second() -> dict[str, Any]:
     return made
 
 
-@pytest.mark.parametrize("made", [recipe(), second()], ids=["format 1", "format 2"])
-def test_both_formats_come_back_as_they_were(made: dict[str, Any]) -> None:
+def third() -> dict[str, Any]:
+    """One of format 3."""
+    return second() | {
+        "format": 3,
+        "seats": {"text_encoder": SEAT | {"tensor_sha256": dict.fromkeys(SEAT["tensors"], "d")}},
+    }
+
+
+@pytest.mark.parametrize("made", [recipe(), second(), third()], ids=["format 1", "format 2", "format 3"])
+def test_all_formats_come_back_as_they_were(made: dict[str, Any]) -> None:
     read = Recipe.from_json(made)
     assert read.to_json() == made
     assert Recipe.from_json(json.loads(json.dumps(read.to_json()))) == read
     assert read.concepts == (Concept("pizza", "object", ("pepperoni", "pizza slice"), "hamburger", ("bread",)),)
-    assert set(read.seats) == ({"text_encoder"} if made["format"] == 2 else set())
+    assert set(read.seats) == ({"text_encoder"} if made["format"] > 1 else set())
 
 
 def test_what_the_first_format_left_unsaid_is_told() -> None:
@@ -57,7 +65,7 @@ def test_what_the_first_format_left_unsaid_is_told() -> None:
 def test_what_erase_makes_reads_back_the_same() -> None:
     made = erase(load_base("demo"), [Concept("pizza")], Anchor(steps=2, pool=32), seed=4).recipe
     assert Recipe.from_json(json.loads(json.dumps(made.to_json()))) == made
-    assert (made.seed, made.format, list(made.seats)) == (4, 2, ["text_encoder"])
+    assert (made.seed, made.format, list(made.seats)) == (4, 3, ["text_encoder"])
     assert made.method.options["parts"] == ("mlp", "attention")
     assert made.changed.tensors == made.seats["text_encoder"].changed
 
@@ -69,7 +77,7 @@ def test_what_is_missing_or_unknown_is_named() -> None:
             Recipe.from_json(made)
         assert "\n" not in str(caught.value)
 
-    refused("format 3.*reads up to 2", format=3)
+    refused("format 4.*reads up to 3", format=4)
     refused("lacks 'seed'", seed=None)
     refused("'colour', which this version does not know", colour="red")
     refused("base in .* lacks 'license'", base={"source": "demo", "revision": None})

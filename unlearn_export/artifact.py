@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from .errors import ArtifactError, BaseError
 from .measured import Report
+from .provenance import check_against, check_recorded
 from .recipe import FIRST, FORMAT, Recipe, SeatRecord, check_format, seat_records
 from .weights import Weights
 
@@ -115,37 +116,53 @@ class Artifact:
     def verify(self) -> int:
         """Compare every file with the manifest; returns how many were checked.
 
-        Raises ArtifactError naming the first file that is missing, added or altered.
+        Raises ArtifactError naming the first file that is missing, added or altered, or the first tensor that is not
+        what the recipe tells of (see ``provenance``).
         """
         for name in (*REQUIRED, *(f"{seat}/config.json" for seat in self.seats)):
             if not (self.path / name).is_file():
                 raise ArtifactError(f"{name} is missing from {self.path}")
-        self._check_tensors()
+        weights = self._check_tensors()
         if not (self.path / MANIFEST).is_file():
             raise ArtifactError(f"{MANIFEST} is missing from {self.path}: nothing vouches for its files")
         expected = read_json(self.path / MANIFEST).get("files")
         if not isinstance(expected, dict):
             raise ArtifactError(f"{MANIFEST} in {self.path} was altered: it lists no files")
         present = self.hashed()
+        known = {f"{seat}/{file}": digest for seat, held in weights.items() for file, digest in held.digests.items()}
         for name in sorted({*expected, *present}):
             if name not in present:
                 raise ArtifactError(f"{name} is missing from {self.path}")
             if name not in expected:
                 raise ArtifactError(f"{name} was added to {self.path} after it was sealed")
-            if sha256(self.path / name) != expected[name]:
+            if (known.get(name) or sha256(self.path / name)) != expected[name]:
                 raise ArtifactError(f"{name} in {self.path} was altered: its sha256 is not the manifest's")
+        check_recorded(read_json(self.path / RECIPE), weights)
         return len(present)
 
-    def _check_tensors(self) -> None:
-        """Raise ArtifactError unless every encoder has just the tensors that its base had."""
-        for name, about in self._edited.items():
+    def verify_weights(self, base: Mapping[str, Weights] | None = None) -> None:
+        """Raise ArtifactError unless the encoders are the edit that the recipe tells of; see ``provenance``.
+
+        base: its encoders' weights, by seat; None compares with what the recipe records of them.
+        """
+        weights, recipe = self._check_tensors(), read_json(self.path / RECIPE)
+        check_recorded(recipe, weights) if base is None else check_against(recipe, weights, base)
+
+    def _check_tensors(self) -> dict[str, Weights]:
+        """The encoders' weights. Raises ArtifactError unless each has just the tensors that its base had."""
+        edited, found = self._edited, {}
+        for name in self.seats:
+            if name not in edited and not any((self.path / name).glob("*.safetensors")):
+                continue  # format 1 tells of no tensors
             try:
-                held, expected = set(Weights.open(self.path / name).files), set(about.tensors)
+                found[name] = Weights.open(self.path / name)
             except BaseError as error:
                 raise ArtifactError(str(error)) from error
-            for key in sorted(held ^ expected)[:1]:
+            expected = set(edited[name].tensors if name in edited else found[name].files)
+            for key in sorted(found[name].files.keys() ^ expected)[:1]:
                 what = "lacks" if key in expected else "has, and its base has not,"
                 raise ArtifactError(f"{name} in {self.path} {what} the tensor {key}: it is no complete edit")
+        return found
 
 
 @contextmanager
@@ -157,11 +174,12 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     check_free(out, overwrite=overwrite)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        private = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        folder = private / "new"
+        folder.mkdir()  # in the mode that the umask gives, unlike what is temporary
     except OSError as error:
         raise ArtifactError(f"cannot write beside {out}: {error.strerror or error}") from error
     try:
-        folder.chmod(0o755)
         yield folder
         if out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
@@ -181,7 +199,7 @@ def staged(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise ArtifactError(f"cannot write {out}: {reason}; nothing was left there") from error
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(private, ignore_errors=True)
 
 
 @contextmanager

@@ -239,7 +239,9 @@ def _configs(given: str, revision: str | None, file: SingleFile) -> tuple[Path, 
     try:
         return download(given, revision, [f"*{ending}" for ending in CONFIGS])
     except BaseError as error:
-        raise BaseError(f"the configs for {file.path}: {error}; --base-config FOLDER gives them from here") from error
+        told = BaseError(f"the configs for {file.path}: {error}; --base-config FOLDER gives them from here")
+        told.exit_code = error.exit_code
+        raise told from error
 
 
 def covered(seat: Seat, readers: Sequence[str]) -> tuple[ReaderContract, ...]:
@@ -403,15 +405,19 @@ def download(source: str, revision: str | None, patterns: Sequence[str]) -> tupl
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    from .hub.endpoint import check_endpoint
+    from .hub.requests import code_of
+
+    check_endpoint()
     try:
         folder = Path(
             snapshot_download(source, revision=revision, allow_patterns=list(patterns), ignore_patterns=HUB_COPIES)
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
-        raise BaseError(
-            f"cannot get {source}{at}: no such folder, and the Hub says: {str(error).splitlines()[0]}"
-        ) from error
+        told = BaseError(f"cannot get {source}{at}: no such folder, and the Hub says: {str(error).splitlines()[0]}")
+        told.exit_code = code_of(error)
+        raise told from error
     return folder, folder.name  # a snapshot's folder is named after its commit
 
 

@@ -11,7 +11,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from . import phrasing
-from .artifact import Artifact, read_json, sha256
+from .artifact import CARD, Artifact, read_json, sha256
+from .card_text import marked, merged
 from .concept import Concept
 from .errors import ArtifactError
 from .gates import not_erased
@@ -35,8 +36,24 @@ LICENSES = """
 RATES = {"erased": "Erased, still seen", "others": "Others", "holdout": "Held out", "styles": "Styles of the others"}
 
 
+def renewed_card(artifact: Artifact, repo_id: str = "", *, replace: bool = False) -> str:
+    """The card anew, with what somebody wrote around the generated part of the one that the folder has.
+
+    replace: without that. Raises what ``render`` does, and ArtifactError where what is there cannot be kept.
+    """
+    text, there = render(artifact, repo_id), artifact.path / CARD
+    if replace or not there.is_file():
+        return text
+    try:
+        return merged(text, there.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"cannot keep what is in {there}: {error}; mend it, or pass --replace-card") from error
+
+
 def render(artifact: Artifact, repo_id: str = "") -> str:
     """The card as Markdown with YAML front matter; the same folder and ``repo_id`` give the same text.
+
+    The body is between two marks (see ``card_text``): what is written outside of them stays when it is rendered again.
 
     repo_id: the Hub id that the usage snippets load from; "" makes them load from a folder called ``out``.
     Raises ArtifactError where the recipe or the evaluation lacks something that the card tells.
@@ -57,7 +74,7 @@ def render(artifact: Artifact, repo_id: str = "") -> str:
         "percent": lambda x: f"{100 * x:.2f}%",
     }
     try:
-        return environment.get_template(TEMPLATE).render(_facts(artifact, repo_id))
+        return marked(environment.get_template(TEMPLATE).render(_facts(artifact, repo_id)))
     except (KeyError, UndefinedError) as error:
         raise ArtifactError(f"{artifact.path} lacks what its card must tell: {error}") from error
 

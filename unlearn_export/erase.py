@@ -25,6 +25,7 @@ from .recipe import BaseRecord, Changed, MethodRecord, Recipe, SeatRecord
 from .records import frozen
 from .seat import Seat
 from .streaming import streamed
+from .weights import tensor_digest
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")
 
@@ -132,6 +133,7 @@ def check_seen(seat: Seat, concepts: Sequence[Concept]) -> None:
 
 
 def _about(seat: Seat, edit: Edit) -> SeatRecord:
+    base, edited = seat.weights.tensor_digests, edit.tensors.get(seat.name, {})
     return SeatRecord(
         architecture=seat.architecture,
         family=seat.family.name,
@@ -139,11 +141,20 @@ def _about(seat: Seat, edit: Edit) -> SeatRecord:
         tokenizer=seat.tokenizer_name,
         tokenizer_sha256=seat.tokenizer_fingerprint,
         readers=tuple(c.pipelines[0] for c in seat.contracts),
-        changed=tuple(sorted(edit.tensors.get(seat.name, {}))),
+        changed=tuple(key for key, tensor in sorted(edited.items()) if tensor_digest(tensor) != base.get(key)),
         tensors=tuple(sorted(seat.weights.files)),
         parameters=seat.weights.parameters,
         loss=edit.loss.get(seat.name),
+        tensor_sha256=dict(sorted(base.items())),
     )
+
+
+def _copy_contents(source: Path, target: Path) -> None:
+    """Copy a folder's files; modes are the umask's, not those of a base that may be private."""
+    for file in sorted(f for f in source.rglob("*") if f.is_file()):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
@@ -161,7 +172,7 @@ def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
             if file.suffix == ".json" and "index" not in file.name:
                 shutil.copyfile(file, target / file.name)
         seat.weights.write(target, tensors)
-        shutil.copytree(seat.tokenizer_folder, folder / seat.tokenizer_name, copy_function=shutil.copyfile)
+        _copy_contents(seat.tokenizer_folder, folder / seat.tokenizer_name)
         seat.family.complete_tokenizer(folder / seat.tokenizer_name)
     write_json(folder / RECIPE, erased.recipe.to_json())
     write_text(folder / "LICENSE", base.license_text)

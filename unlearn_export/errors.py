@@ -1,6 +1,7 @@
 """The errors a user can meet. Each message is one line: the fact, the value, the next step.
 
-``exit_code`` is the command line's: 1 failed, 2 usage, 3 a gate was not met.
+``exit_code`` is the command line's: 1 failed, 2 usage, 3 a gate was not met, and of the Hub 4 authentication, 5 not found
+or gated, 6 conflict, 7 rate limit, 8 network, 9 invalid card.
 """
 
 
@@ -33,7 +34,43 @@ class EncoderError(UnlearnExportError):
 
 
 class HubError(UnlearnExportError):
-    """The Hub refused, or cannot be reached."""
+    """The Hub refused, or did something else than it was asked for."""
+
+
+class AuthenticationError(HubError):
+    """There is no token, or the Hub does not accept it, or it may not do this."""
+
+    exit_code = 4
+
+
+class NotFoundError(HubError):
+    """A repository or a revision does not exist, or it is gated, or this token may not see it."""
+
+    exit_code = 5
+
+
+class ConflictError(HubError):
+    """What is there is somebody else's, or was changed at the same time: it was not overwritten."""
+
+    exit_code = 6
+
+
+class RateLimitError(HubError):
+    """The Hub allows no more requests for now."""
+
+    exit_code = 7
+
+
+class NetworkError(HubError):
+    """The Hub cannot be reached, or is out of order."""
+
+    exit_code = 8
+
+
+class CardError(HubError):
+    """The Hub rejects the model card."""
+
+    exit_code = 9
 
 
 class DependencyError(UnlearnExportError):

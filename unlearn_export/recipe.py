@@ -8,8 +8,8 @@ from .concept import Concept
 from .errors import ArtifactError, UsageError
 from .records import fields_as_json, frozen, values_of
 
-FORMAT = 2
-READABLE = (1, 2)  # 1: one encoder, without "seats" and the base's "kind"
+FORMAT = 3
+READABLE = (1, 2, 3)  # 1: one encoder, without "seats" and the base's "kind". 2: without the base's tensors' hashes
 FIRST: Mapping[str, Mapping[str, Any]] = {  # what "seats" would say in format 1; the class is in the encoder's config
     "text_encoder": {"tokenizer": "tokenizer", "readers": ("StableDiffusionPipeline",)}
 }
@@ -60,6 +60,7 @@ class SeatRecord:
     """One edited encoder. sha256: of the weights that the edit applies to. readers: the pipelines it was fitted to.
 
     changed: the tensors that differ; tensors: all there are. loss: of the fit, first and best, if there was one.
+    tensor_sha256: of each of the base's tensors, as ``weights.hashes`` gives it; empty before format 3.
     """
 
     architecture: str
@@ -72,6 +73,10 @@ class SeatRecord:
     tensors: tuple[str, ...]
     parameters: int
     loss: tuple[float, float] | None = None
+    tensor_sha256: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: value for key, value in fields_as_json(self).items() if key != "tensor_sha256" or value}
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: Any) -> "Recipe":
-        """Read formats 1 and 2. Raises ArtifactError for another one, a key that is missing, or one that is unknown:
+        """Read every format so far. Raises ArtifactError for another one, a key that is missing, or one that is unknown:
         a later version that adds a key takes another format.
         """
         check_format(data, WHERE)

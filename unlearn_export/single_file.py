@@ -279,7 +279,10 @@ class SingleFile:
         keys = self.names(part.prefix) if part.prefix.endswith(OPENCLIP) else [part.prefix + n for n in part.names]
         with safe_open(self.path, "pt") as opened:
             tensors = self.converted(part.prefix, {key: opened.get_tensor(key) for key in keys})
+            target.touch()
+            mode = target.stat().st_mode  # the umask's: safetensors makes its files private
             save_file({name: tensors[name] for name in part.names}, target, metadata={"format": "pt"})
+            target.chmod(mode)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from .artifact import CARD, ONNX, Artifact, renewed, staged, write_text
 from .base import Base, load_base
-from .card import render
+from .card import renewed_card
 from .concept import Concept
 from .erase import erase, write_encoder
 from .erasers import Eraser, OnStep
@@ -167,9 +167,12 @@ def measure(
     return result
 
 
-def card(artifact: Artifact, repo_id: str = "") -> str:
-    """Render the model card of an existing artifact anew, for ``repo_id`` where it is known. → its text"""
-    text = render(artifact, repo_id)
+def card(artifact: Artifact, repo_id: str = "", *, replace: bool = False) -> str:
+    """Render the model card of an existing artifact anew, for ``repo_id`` where it is known. → its text
+
+    What somebody wrote around its generated part stays, unless ``replace``.
+    """
+    text = renewed_card(artifact, repo_id, replace=replace)
     write_text(artifact.path / CARD, text)
     return text
 

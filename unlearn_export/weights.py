@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # artifacts are read by the server's front end too, which has
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+CHUNK = 2**20  # bytes read at a time
 DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float64": "F64"}
 
 
@@ -56,7 +57,7 @@ class Weights:
 
     def shape(self, key: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
-        with safe_open(self.folder / self.files[key], "pt") as file:
+        with safe_open(self.folder / self.files[key], "np") as file:
             return tuple(file.get_slice(key).get_shape())
 
     @cached_property
@@ -75,9 +76,19 @@ class Weights:
         return sum(math.prod(self.shape(key)) for key in self.files)
 
     @cached_property
+    def hashes(self) -> dict[str, "Hashes"]:
+        """Of each file and of the tensors in it; everything is read, once."""
+        return {name: hashes(self.folder / name) for name in self.names}
+
+    @property
     def digests(self) -> dict[str, str]:
-        """sha256 of each file, computed once."""
-        return {name: sha256(self.folder / name) for name in self.names}
+        """sha256 of each file."""
+        return {name: found.file for name, found in self.hashes.items()}
+
+    @property
+    def tensor_digests(self) -> dict[str, str]:
+        """``tensor_digest`` of each tensor: the same wherever the tensor is, in whichever file."""
+        return {key: digest for found in self.hashes.values() for key, digest in found.tensors.items()}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -125,7 +136,7 @@ def _indexed(folder: Path) -> dict[str, str]:
 
 def _names(file: Path) -> list[str]:
     try:
-        with safe_open(file, "pt") as opened:
+        with safe_open(file, "np") as opened:  # names need no torch, which takes seconds to import
             return list(opened.keys())
     except (SafetensorError, OSError) as error:
         raise BaseError(f"cannot load {file}: {' '.join(str(error).split())[:200]}") from error
@@ -137,10 +148,55 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def patch(file: Path, tensors: Mapping[str, "Tensor"]) -> None:
-    """Overwrite tensors of a safetensors file in place: 8 bytes of length, a JSON header with offsets, the bytes."""
+@dataclass(frozen=True)
+class Hashes:
+    """Of one safetensors file. file: its sha256. tensors: by name, see ``hashes``."""
+
+    file: str
+    tensors: Mapping[str, str]
+
+
+def hashes(file: Path) -> Hashes:
+    """A file's sha256 and, of each tensor in it, that of a line such as ``F32 [49408, 768]`` and its bytes, in one reading.
+
+    A tensor's hash tells nothing of where it lies: it outlives other shards, another order, another header.
+    """
+    whole, tensors = hashlib.sha256(), {}
+    with file.open("rb") as opened:
+        length = opened.read(8)
+        header = opened.read(int.from_bytes(length, "little"))
+        whole.update(length + header)
+        listed = {key: about for key, about in json.loads(header).items() if key != "__metadata__"}
+        for key, about in sorted(listed.items(), key=lambda item: item[1]["data_offsets"]):  # as they lie, without gaps
+            begin, end = about["data_offsets"]
+            digest = _headed(about["dtype"], about["shape"])
+            for start in range(begin, end, CHUNK):
+                chunk = opened.read(min(CHUNK, end - start))
+                whole.update(chunk)
+                digest.update(chunk)
+            tensors[key] = digest.hexdigest()
+    return Hashes(whole.hexdigest(), tensors)
+
+
+def tensor_digest(tensor: "Tensor") -> str:
+    """The hash that ``hashes`` gives this tensor once it is in a file."""
+    digest = _headed(DTYPES.get(str(tensor.dtype), str(tensor.dtype)), list(tensor.shape))
+    digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _headed(dtype: str, shape: list[int]) -> Any:
+    return hashlib.sha256(f"{dtype} {shape}\n".encode())
+
+
+def _bytes(tensor: "Tensor") -> bytes:
     import torch
 
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def patch(file: Path, tensors: Mapping[str, "Tensor"]) -> None:
+    """Overwrite tensors of a safetensors file in place: 8 bytes of length, a JSON header with offsets, the bytes."""
     with file.open("r+b") as opened:
         length = int.from_bytes(opened.read(8), "little")
         header = json.loads(opened.read(length))
@@ -152,6 +208,6 @@ def patch(file: Path, tensors: Mapping[str, "Tensor"]) -> None:
                     f"{DTYPES.get(str(tensor.dtype), tensor.dtype)}{list(tensor.shape)}"
                 )
             opened.seek(8 + length + about["data_offsets"][0])
-            opened.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            opened.write(_bytes(tensor))
         opened.flush()
         os.fsync(opened.fileno())

@@ -35,7 +35,10 @@ class Failure(click.ClickException):
         click.echo(f"error: {self.message}", err=True)
 
 
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was not met."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a gate was not met; of the Hub: 4 authentication, 5 not found or "
+    "gated, 6 conflict, 7 rate limit, 8 network, 9 invalid card."
+)
 SEED = click.IntRange(0, 2**63 - 1)
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110}
 

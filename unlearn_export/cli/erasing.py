@@ -8,6 +8,7 @@ import click
 
 from ..concept import KINDS, Concept, check_concepts
 from ..errors import UsageError
+from ..extras import need_onnx, need_scorer
 from ..profile import profile_of
 from .common import (
     SEED,
@@ -121,6 +122,8 @@ def erase(
     from ..artifact import Artifact, check_free
 
     check_free(how["out"], overwrite=how["overwrite"])
+    if not dry_run:
+        _need(**how)
     wanted = _planned(plan) if plan else [Concept(name, kind, aliases, anchor, retain) for name in concepts]
     check_concepts(wanted, profile_of(source).vocabulary if source else None)
     pairs = dict(_pair(text) for text in options)
@@ -164,6 +167,7 @@ def undo(folder: Path, concepts: tuple[str, ...], source: str | None, config: st
     artifact = Artifact.open(folder)
     wanted = without(artifact.recipe.concepts, concepts)
     check_free(how["out"], overwrite=how["overwrite"])
+    _need(**how)
     quiet_libraries()
     _make(terms(artifact, source, config, images=how["images"], device=how["device"]), wanted, **how)
 
@@ -218,6 +222,14 @@ def _refuse(why: str, *names: str) -> None:
             raise UsageError(
                 f"{why}: leave out {param.make_metavar(context) if param.name == 'concepts' else param.opts[0]}"
             )
+
+
+def _need(*, no_onnx: bool, no_evaluate: bool, scorer: str | None, **_: Any) -> None:
+    """Raise DependencyError where a package lacks that the last stages will want."""
+    if not no_onnx:
+        need_onnx("the ONNX graph", ", or go without one: --no-onnx")
+    if not no_evaluate:
+        need_scorer(scorer)
 
 
 def _make(

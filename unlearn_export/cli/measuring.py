@@ -7,6 +7,7 @@ import click
 
 from ..concept import KINDS, Concept, check_concepts
 from ..errors import UsageError
+from ..extras import need_scorer
 from ..profile import profile_of
 from .common import (
     SEED,
@@ -128,6 +129,7 @@ def evaluate(
     from ..stages import Assessment, measure, summary
 
     gates = Gate.parse(require)
+    need_scorer(scorer)
     quiet_libraries()
     artifact = Artifact.open(folder)
     artifact.verify()
@@ -178,6 +180,7 @@ def probe(
     from ..probe.stage import probe_artifact
 
     attacks = make_attacks(names, budget, words)
+    need_scorer(scorer)
     quiet_libraries()
     artifact = Artifact.open(folder)
     artifact.verify()

@@ -1,11 +1,20 @@
 """Commands on an artifact as a package: export, card, verify, push."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from .common import base_option, folder_argument, json_option, main, print_result, quiet_libraries
+from ..extras import need_onnx
+from .common import base_option, config_option, folder_argument, json_option, main, print_result, quiet_libraries
+
+if TYPE_CHECKING:
+    from ..hub import Pushed
+
+
+replace_card_option = click.option("--replace-card", is_flag=True, help="Replace what was written into the card, too.")
 
 
 @main.command()
@@ -42,6 +51,8 @@ def export(
         raise UsageError("--layout and --single-file are two exports: a call each")
     if bool(layout or single_file) != bool(out):
         raise UsageError("--out needs --layout triton or --single-file FILE, and they need it")
+    if not out:
+        need_onnx()
     from ..artifact import Artifact
     from ..stages import export as export_stage
 
@@ -72,9 +83,10 @@ def export(
 @main.command()
 @folder_argument
 @click.option("--repo", default="", metavar="OWNER/NAME", help="Hub id to write into the usage snippets.")
+@replace_card_option
 @json_option
-def card(folder: Path, repo: str, as_json: bool) -> None:
-    """Render an artifact's model card again.
+def card(folder: Path, repo: str, replace_card: bool, as_json: bool) -> None:
+    """Render an artifact's model card again; what was written above or below its generated part stays.
 
     Example: unlearn-export card out --repo owner/name
     """
@@ -83,25 +95,39 @@ def card(folder: Path, repo: str, as_json: bool) -> None:
 
     artifact = Artifact.open(folder)
     artifact.verify()
-    text = card_stage(artifact, repo)
+    text = card_stage(artifact, repo, replace=replace_card)
     path = artifact.path / CARD
     print_result({"path": str(path), "characters": len(text)}, as_json, lambda: str(path))
 
 
 @main.command()
 @folder_argument
+@click.option("--base", "source", help="Where its base is: compare every tensor with the base itself too.")
+@config_option("where the recipe says")
 @json_option
-def verify(folder: Path, as_json: bool) -> None:
-    """Compare every file of an artifact with its manifest; the first that differs is named.
+def verify(folder: Path, source: str | None, config: str | None, as_json: bool) -> None:
+    """Compare every file of an artifact with its manifest, and every tensor with what its recipe tells of the base.
 
-    Example: unlearn-export verify out
+    The first that differs is named. Weights that are the base's own are refused: nothing was erased from them. A recipe
+    can be forged along with the weights; --base trusts none of it but the names of the tensors that it changes.
+
+    Example: unlearn-export verify out --base demo
     """
+    if config and not source:
+        raise UsageError("--base-config belongs to --base: give both")
     from ..artifact import Artifact
 
-    count = Artifact.open(folder).verify()
-    print_result(
-        {"path": str(folder), "files": count}, as_json, lambda: f"{folder}: {count} files are as they were sealed"
-    )
+    artifact = Artifact.open(folder)
+    count = artifact.verify()
+    said = f"{folder}: {count} files are as they were sealed"
+    if source:
+        from ..stages import base_of
+
+        quiet_libraries()
+        base = base_of(artifact, source, config)
+        artifact.verify_weights({name: seat.weights for name, seat in base.seats.items()})
+        said += f", and the weights are an edit of {source}"
+    print_result({"path": str(folder), "files": count, "base": source}, as_json, lambda: said)
 
 
 @main.command()
@@ -112,6 +138,7 @@ def verify(folder: Path, as_json: bool) -> None:
 @click.option("--tag", help="Tag the commit.")
 @click.option("--message", help="Title of the commit.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be sent, and send nothing.")
+@replace_card_option
 @json_option
 def push(
     folder: Path,
@@ -121,26 +148,55 @@ def push(
     tag: str | None,
     message: str | None,
     dry_run: bool,
+    replace_card: bool,
     as_json: bool,
 ) -> None:
     """Publish an artifact on the Hugging Face Hub in one commit, privately unless told otherwise.
 
-    The token comes from HF_TOKEN or the saved login.
+    The token comes from HF_TOKEN or the saved login. Files that an earlier push put there and the artifact no longer has
+    are deleted; what others put there stays, and so does what they wrote into the card around its generated part.
 
     Example: unlearn-export push out owner/name --tag v1
     """
     from ..artifact import Artifact
-    from ..card import render
+    from ..card import renewed_card
     from ..hub import push as push_artifact
 
     artifact = Artifact.open(folder)
-    artifact.verify()
-    text = render(artifact, repo)  # its snippets name the repository
     done = push_artifact(
-        folder, repo, private=not public, create_pr=create_pr, tag=tag, dry_run=dry_run, message=message, card=text
+        folder,
+        repo,
+        private=not public,
+        create_pr=create_pr,
+        tag=tag,
+        dry_run=dry_run,
+        message=message,
+        card=lambda: renewed_card(artifact, repo),  # its snippets name the repository
+        replace_card=replace_card,
     )
-    files = [{"path": path, "bytes": size} for path, size in done.files]
-    result = {"repo": done.repo_id, "url": done.url, "revision": done.revision, "tag": done.tag, "files": files}
-    total = sum(size for _, size in done.files)
-    said = "would send" if dry_run else "sent"
-    print_result(result, as_json, lambda: f"{said} {len(files)} files, {total:,} bytes: {done.url}".rstrip(": "))
+    print_result(_pushed(done), as_json, lambda: _pushed_text(done))
+    if done.changes and done.changes.left:
+        click.echo(f"left alone, not of this artifact: {', '.join(done.changes.left)}", err=True)
+
+
+def _pushed(done: "Pushed") -> dict[str, Any]:
+    changes = asdict(done.changes) if done.changes else {}
+    states = {name: state for state in ("new", "changed", "unchanged") for name in changes.get(state, ())}
+    return {
+        "repo": done.repo_id,
+        "url": done.url,
+        "revision": done.revision,
+        "tag": done.tag,
+        "files": [{"path": path, "bytes": size, "state": states.get(path)} for path, size in done.files],
+        "sent_bytes": sum(size for _, size in done.sent) if done.changes else 0,
+        "deleted": list(changes.get("deleted", ())),
+        "left": list(changes.get("left", ())),
+    }
+
+
+def _pushed_text(done: "Pushed") -> str:
+    total = f"{len(done.sent)} files, {sum(size for _, size in done.sent):,} bytes"
+    if done.changes is None:
+        return f"would send up to {total}: {done.url}"
+    counts = {name: len(getattr(done.changes, name)) for name in ("new", "changed", "deleted", "unchanged")}
+    return f"sent {total} ({', '.join(f'{n} {name}' for name, n in counts.items())}): {done.url}"

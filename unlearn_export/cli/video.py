@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import UncoveredWarning, UsageError
+from ..extras import need
 from ..plugins import found
 from .common import SEED, Bars, json_option, main, print_result, quiet_libraries
 
@@ -74,6 +75,8 @@ def generate(
         raise UsageError(f"cannot write a clip as {out.name}: the name must end in {', '.join(ENDINGS)}")
     if backend == "onnx" and not encoder:
         raise UsageError("--backend onnx needs --encoder: the folder or Hub id that has the graph")
+    if backend == "onnx":
+        need("--backend onnx", "cpu", "onnxruntime")
     given = pairs(inputs)
     quiet_libraries()
     import torch
@@ -189,6 +192,8 @@ def serve(
         from serving.server import serve as serve_http
     except ImportError as error:
         raise DependencyError(f"serving needs {error.name}: pip install 'unlearn-export[serve]'") from error
+    if choices["backend"] == "onnx":
+        need("--backend onnx", "cpu", "onnxruntime")
     for what, where in (("encoder", source), ("pipeline", t2v)):
         named = what == "pipeline" and where.partition(":")[0] in found("pipelines")
         if "/" not in where and not named and not Path(where).is_dir():

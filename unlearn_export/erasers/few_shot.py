@@ -45,7 +45,9 @@ class FewShotAscent:
 
     images: int = option(4, "pictures of each concept to draw where --images brings none")
     steps: int = option(120, "optimizer steps; without keep, most of them")
-    stop: float = option(1.5, "loss over that without the concept, to be reached; higher erases more, of the others too")
+    stop: float = option(
+        1.5, "loss over that without the concept, to be reached; higher erases more, of the others too"
+    )
     lr: float = option(0.25, "most that a step may change what a matrix answers, relative to that")
     batch: int = option(2, "pictures in a step")
     keep: float = option(10.0, "weight of other prompts, which must stay; 0 lets them drift as the papers do")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import DependencyError, EncoderError
+from ..errors import EncoderError
+from ..extras import need_onnx
 from ..pipelines.ort import HIDDEN_STATES
 from .graph import POOLED, Flat, float32_copy, language_model, needed_bytes, resolve, sample
 from .parity import check_parity
@@ -99,7 +100,7 @@ def check_exportable(encoder: PreTrainedModel, layers: Sequence[int] | None = No
             f"the float32 graph of this {type(encoder).__name__} takes {needed / 1e9:.1f} GB, the limit is "
             f"{limit / 1e9:.1f} GB: pass limit={needed}, or go without a graph"
         )
-    _require_onnx()
+    need_onnx()
 
 
 def _trace(model: PreTrainedModel, layers: tuple[int, ...]) -> "onnx_ir.Model":
@@ -141,15 +142,6 @@ def _save(model: "onnx_ir.Model", folder: Path, total: int) -> None:
         weight.name = str(weight.name).removeprefix("flat.")
     large = sum(w.const_value.nbytes for w in weights if w.const_value) > EXTERNAL_BYTES
     onnx_ir.save(model, folder / GRAPH, external_data=EXTERNAL if large else None)
-
-
-def _require_onnx() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise DependencyError(f"the ONNX export needs {error.name}: pip install onnx onnxscript onnxruntime") from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..artifact import ONNX, Artifact
-from ..errors import ArtifactError, DependencyError, UsageError
+from ..errors import ArtifactError, UsageError
+from ..extras import need
 
 TYPES = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32", "tensor(float16)": "TYPE_FP16"}
 
@@ -40,10 +41,9 @@ def write_repository(artifact: Artifact, out: Path, name: str = "text_encoder") 
 
 def _config(graph: Path, name: str) -> str:
     """What the server must know of the graph; batch and length are free, so it does no batching of its own."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError("the layout for Triton needs onnxruntime: pip install onnxruntime") from error
+    need("the layout for Triton", "cpu", "onnxruntime")
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

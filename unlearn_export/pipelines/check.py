@@ -3,6 +3,7 @@
 import contextlib
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -17,10 +18,12 @@ from transformers import PreTrainedModel
 
 from ..artifact import read_json
 from ..base import read_index
-from ..errors import EncoderError, UnlearnExportError, UsageError
+from ..errors import EncoderError, HubError, UsageError
 from ..families import architectures, family_of
 from ..families.contract import ReaderContract, differences
 from ..families.contracts import contracts_of, nearest
+from ..hub.endpoint import check_endpoint
+from ..hub.requests import code_of
 from ..loading import one_line, quiet
 from ..plugins import found
 from ..weights import INDEX, SINGLE, Weights
@@ -123,7 +126,7 @@ def check(
 
     source, pipeline, backend and revisions: as ``load_pipeline`` takes them. Raises EncoderError where an encoder does
     not belong there: a seat that the pipeline lacks, another class, other sizes, other weights where the edit left them
-    alone (see ``check_drop_in``). Of a pipeline on the Hub those are compared that lie in one file with its tables.
+    alone (see ``check_drop_in``). Of a pipeline on the Hub those are compared that lie in one file with its tables, or in one more file.
     """
     held = Held.of(pipeline, revision)
     return coverage(place(edits(source, backend, encoder_revision), held), held)
@@ -284,19 +287,28 @@ def _stays(words: str, placed: Mapping[str, Edited], held: Held) -> bool:
 
 
 def _fetch(source: str, revision: str | None, patterns: list[str]) -> Path:
+    check_endpoint()
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (HTTPError, OSError, ValueError) as error:
-        raise UnlearnExportError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}") from error
+        told = HubError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}")
+        told.exit_code = code_of(error)
+        raise told from error
 
 
 def _fetched(fetch: Callable[[list[str]], Path], folder: Path, kind: str) -> Readers:
-    """The tensors of an encoder on the Hub; of its shards only those that hold an embedding table are fetched."""
+    """The tensors of an encoder on the Hub; of its shards only those that hold an embedding table are fetched, and where
+    they hold nothing else the one that most others are in: a fine-tuned encoder may share its tables with its base.
+    """
     listed: dict[str, str] = {}
     if (folder / INDEX).is_file():
         listed = read_json(folder / INDEX).get("weight_map") or {}
-        tables = {listed[key] for name, key in named(kind, listed).items() if name in TABLES.values()}
-        listed = {key: file for key, file in listed.items() if file in tables}
+        names = named(kind, listed)
+        wanted = {listed[key] for name, key in names.items() if name in TABLES.values()}
+        others = [listed[key] for name, key in names.items() if name not in TABLES.values()]
+        if others and not wanted.intersection(others):
+            wanted.add(Counter(others).most_common(1)[0][0])
+        listed = {key: file for key, file in listed.items() if file in wanted}
     files = set(listed.values()) or {SINGLE}
     fetch([f"{folder.name}/{file}" for file in sorted(files)])
     for file in files:

@@ -13,6 +13,8 @@ from transformers import PreTrainedModel
 from ..artifact import MANIFEST, RECIPE, Artifact, read_json, sha256
 from ..errors import ArtifactError, EncoderError, HubError, UsageError
 from ..families import architectures, class_of
+from ..hub.endpoint import check_endpoint
+from ..hub.requests import code_of
 from ..loading import load_torch, one_line, quiet
 from ..recipe import told
 from .dropin import check_drop_in
@@ -113,15 +115,19 @@ def locate(source: str | Path, backend: Backend = "torch", revision: str | None 
         return _within(path)
     if path.exists() or not HUB_ID.fullmatch(str(source)):
         raise EncoderError(f"no text encoder at {source}: give an artifact folder, a text_encoder folder or owner/name")
+    check_endpoint()
     patterns = ["unlearning/*.json", "text_encoder*/*.json", *HUB_FILES[backend]]
     try:
         root = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (HTTPError, OSError, ValueError) as error:
-        raise HubError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}") from error
+        told = HubError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}")
+        told.exit_code = code_of(error)
+        raise told from error
     if (root / MANIFEST).is_file():
         _verify_present(root)
     if (root / RECIPE).is_file():
         artifact = Artifact.open(root)
+        artifact.verify_weights()
         return Found({seat: root / seat for seat in artifact.seats}, read_json(root / RECIPE))
     return Found(_seats_in(root) or {"text_encoder": root / "text_encoder"})
 

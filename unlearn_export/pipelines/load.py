@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ..errors import UncoveredWarning, UnlearnExportError
+from ..hub.endpoint import check_endpoint
 from ..loading import one_line, quiet
 from ..plugins import found
 from ..profile import UNKNOWN, Profile
@@ -83,6 +84,8 @@ def open_pipeline(
         pipe: Any = load_registered(t2v)
         return pipe if dtype is None else pipe.to(dtype)
     check_source(t2v)
+    if not Path(t2v).is_dir():
+        check_endpoint()
     options: dict[str, Any] = dict(parts or {}) | ({} if dtype is None else {"torch_dtype": dtype})
     try:
         with quiet(), calm():

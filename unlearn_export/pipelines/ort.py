@@ -18,6 +18,7 @@ from transformers.modeling_outputs import (
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from ..errors import DependencyError, EncoderError
+from ..extras import need
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -209,10 +210,9 @@ def open_session(folder: Path, config: Any, provider: str | None = None) -> OrtT
     Raises EncoderError for a graph that is missing, damaged or not of this config, DependencyError where the provider
     cannot be had.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise DependencyError("backend='onnx' needs onnxruntime: pip install onnxruntime") from error
+    need("backend='onnx'", "cpu", "onnxruntime")
+    import onnxruntime
+
     graph = folder / "model.onnx"
     if not graph.is_file():
         raise EncoderError(f"no model.onnx in {folder}: export one, or use backend='torch'")

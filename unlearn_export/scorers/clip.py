@@ -164,6 +164,9 @@ def _folder(source: str) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    from ..hub.endpoint import check_endpoint
+
+    check_endpoint()
     try:
         return Path(snapshot_download(repo, revision=revision or None, allow_patterns=HUB_FILES)), source
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
