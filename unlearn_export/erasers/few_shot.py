@@ -30,27 +30,28 @@ class FewShotAscent:
 
     max_τ E ‖ε_θ(z_t, t, τ(prompt)) − ε‖² over the text encoder τ alone, on a handful of pictures that the base drew
     (Liu & Tan 2024, arXiv:2407.14209) or was given (Fuchi & Takagi 2024, arXiv:2405.07288: MLPs and the last
-    self-attention, Adam with β = .9, .98). Ascent has no minimum, so it pauses by what it is for: while the prompt helps
-    no more than one without the concept would, that is, while its loss is ``stop`` times that one's. The papers count
-    steps instead, about eight, and let everything else drift. Here it is kept by + ``keep`` · E ‖τ(q) − τ₀(q)‖² over
-    other prompts q (see ``Retained``), and what of the ascent's slope would raise that is taken out (gradient surgery
-    with a true projection: DoCo, Wu et al. 2024, arXiv:2405.15304; PCGrad, Yu et al. 2020, arXiv:2001.06782). Of the
-    steps that erase enough the one that moves other prompts least is kept. ``keep=0`` is the papers' method. A style's
-    prompts come to draw the same things without it: on pictures of those the loss is lowered, since ascent alone would
-    sooner destroy the thing than its style. The edit cannot move the empty prompt (see ``Pin``).
+    self-attention, Adam with β = .9, .98). Ascent has no minimum, so it pauses while the loss is ``stop`` times that of a
+    prompt without the concept. The papers count steps instead, about eight, and let everything else drift. Here:
+
+    - other prompts q are kept by + ``keep`` · E ‖τ(q) − τ₀(q)‖² (see ``Retained``), and what of the ascent's slope would
+      raise that is taken out (gradient surgery with a true projection: DoCo, Wu et al. 2024, arXiv:2405.15304; PCGrad, Yu
+      et al. 2020, arXiv:2001.06782);
+    - the loss is lowered on pictures drawn without the concept, of nothing or, for a style, of the same thing: where it is
+      only raised, pictures are told badly and drawn all the same;
+    - of the steps that erase enough the one that moves other prompts least is taken.
+
+    ``keep=0`` is the papers' method. The edit cannot move the empty prompt (see ``Pin``).
     """
 
     name: ClassVar[str] = "few-shot"
     draws: ClassVar[bool] = True  # works on the denoiser's loss
 
     images: int = option(4, "pictures of each concept to draw where --images brings none")
-    steps: int = option(120, "optimizer steps; without keep, most of them")
-    stop: float = option(
-        1.5, "loss over that without the concept, to be reached; higher erases more, of the others too"
-    )
+    steps: int = option(60, "optimizer steps; without keep, most of them")
+    stop: float = option(1.6, "loss over that without the concept at which ascent pauses; higher erases more")
     lr: float = option(0.25, "most that a step may change what a matrix answers, relative to that")
     batch: int = option(2, "pictures in a step")
-    keep: float = option(10.0, "weight of other prompts, which must stay; 0 lets them drift as the papers do")
+    keep: float = option(3.0, "weight of other prompts, which must stay; 0 lets them drift as the papers do")
     parts: tuple[str, ...] = option(("mlp", "last-attention"), "layers that may change: mlp, attention, last-attention")
 
     def __post_init__(self) -> None:
@@ -78,7 +79,7 @@ class FewShotAscent:
         total = self.steps * len(concepts)
         with only_trainable(nn.ModuleDict(encoders), layers) as params:
             for index, (concept, shot) in enumerate(zip(concepts, shots, strict=True)):
-                ascent = _Ascent(bench, encoders, concept, shot)
+                ascent = _Ascent(bench, encoders, concept, shot, instead=bool(self.keep))
                 for step, loss in self._descend(ascent, retained, layers, pin):
                     if on_step:
                         on_step(index * self.steps + step + 1, total, loss)
@@ -130,6 +131,8 @@ class _Ascent:
         encoders: Mapping[str, PreTrainedModel],
         concept: Concept,
         shot: FewShot,
+        *,
+        instead: bool,
     ) -> None:
         self.denoiser, self.encoders, self.generator = bench.base.denoiser, encoders, bench.generator
         denoiser, generator = self.denoiser, self.generator
@@ -142,9 +145,9 @@ class _Ascent:
         which = torch.arange(PROBES) % len(self.latents)
         self.probes = which, denoiser.spread(PROBES), torch.randn(PROBES, *self.latents.shape[1:], generator=generator)
         self.said = self._said(which)
-        plain = [unstyled(p, concept.names) for p in self.prompts]
-        self.instead = denoiser.sample(plain, steps=25, generator=generator) if plain else None
-        self.without = self._at([plain[i] for i in which.tolist()] if plain else [""] * PROBES, None).item()
+        plain = [unstyled(p, concept.names) for p in self.prompts] or [""] * len(self.latents)
+        self.instead = denoiser.sample(plain, steps=25, generator=generator) if instead else None
+        self.without = self._at([plain[i] for i in which.tolist()], None).item()
 
     def loss(self, n: int, *, away: bool) -> Tensor:
         """What is to fall, on n pictures under noise and at times drawn anew. away: whether the concept's own loss is to

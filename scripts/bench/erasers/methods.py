@@ -21,10 +21,10 @@ class Row:
 ROWS = {
     "anchor": Row("anchor", "the states of another thing, solved for"),
     "robust": Row("robust", "the same, against attackers in embedding space"),
-    "few-shot": Row("few-shot", "ascent on the denoiser's loss, stopped by the empty prompt's"),
+    "few-shot": Row("few-shot", "ascent on the denoiser's loss, other prompts retained"),
     "paper": Row(
         "few-shot",
         "the same by the papers' recipe: eight steps, whatever they do (Fuchi & Takagi 2024)",
-        {"steps": "8", "stop": "1000"},
+        {"steps": "8", "stop": "1000", "keep": "0"},
     ),
 }
