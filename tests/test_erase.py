@@ -84,7 +84,7 @@ def test_only_chosen_layers_change(base: Base, erased: Erased) -> None:
 
 def test_few_shot_raises_the_loss_on_the_concept_and_stops_by_itself(base: Base) -> None:
     done: list[int] = []
-    method = FewShotAscent(keep=0, stop=1.5)
+    method = FewShotAscent()
     edited = erase(base, [Concept("pizza")], method, on_step=lambda step, *_: done.append(step)).encoder
     assert 1 <= len(done) < method.steps
     latents = sample_images(base, Concept("pizza"), 4, torch.Generator().manual_seed(5)).latents

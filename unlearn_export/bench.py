@@ -44,13 +44,14 @@ class Bench:
                 self.near[concept] = closest(self.base, concept)
         return {concept: self.near[concept] for concept in concepts}
 
-    def pictures(self, concepts: Sequence[Concept], n: int) -> list[FewShot]:
-        """For each concept its few pictures as latents: n that the base draws, or all that the folder has.
+    def pictures(self, concepts: Sequence[Concept], n: int, subjects: Sequence[str] = ()) -> list[FewShot]:
+        """For each concept its few pictures as latents: n that the base draws, or all that the folder has. subjects: see
+        ``sample_images``.
 
         Raises ImagesError where the folder or one of its sub-folders is absent, empty or holds what is no picture.
         """
         if self.images is None:
-            shots = [sample_images(self.base, c, n, self.generator) for c in concepts]
+            shots = [sample_images(self.base, c, n, self.generator, subjects=subjects) for c in concepts]
         elif len(concepts) == 1:
             shots = [read_images(self.base, self.images)]
         else:

@@ -1,6 +1,7 @@
 """The few pictures that show a concept, as latents: sampled from the base itself, or read from a folder."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,13 +30,15 @@ class FewShot:
 
 
 @torch.no_grad()
-def sample_images(base: Base, concept: Concept, n: int, generator: torch.Generator, steps: int = 25) -> FewShot:
-    """Let the base draw the concept (Liu & Tan 2024, arXiv:2407.14209); the latents never become pixels. A style is
-    shown on things that the base knows."""
+def sample_images(
+    base: Base, concept: Concept, n: int, generator: torch.Generator, steps: int = 25, *, subjects: Sequence[str] = ()
+) -> FewShot:
+    """Let the base draw the concept (Liu & Tan 2024, arXiv:2407.14209); the latents never become pixels. subjects: what a
+    style is shown on, where that is to be said."""
     prompts = concept.prompts()
-    if concept.kind == "style":
-        templates = style_templates(base.vocabulary.concepts)
-        prompts = [template.format(name) for name in concept.names for template in templates] or prompts
+    if concept.kind == "style" and subjects:
+        templates = style_templates(subjects)
+        prompts = [template.format(name) for name in concept.names for template in templates]
     stride = max(1, len(prompts) // n)
     chosen = [prompts[(i * stride) % len(prompts)] for i in range(n)]
     latents = base.denoiser.sample(chosen, steps=steps, generator=generator)

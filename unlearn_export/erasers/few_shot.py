@@ -30,28 +30,31 @@ class FewShotAscent:
 
     max_τ E ‖ε_θ(z_t, t, τ(prompt)) − ε‖² over the text encoder τ alone, on a handful of pictures that the base drew
     (Liu & Tan 2024, arXiv:2407.14209) or was given (Fuchi & Takagi 2024, arXiv:2405.07288: MLPs and the last
-    self-attention, Adam with β = .9, .98). Ascent has no minimum, so it pauses while the loss is ``stop`` times that of a
-    prompt without the concept. The papers count steps instead, about eight, and let everything else drift. Here:
+    self-attention, Adam with β = .9, .98). Ascent has no minimum, so it stops by what it is for: as soon as the prompt
+    helps no more than none would, that is, when its loss is ``stop`` times the empty prompt's. The papers count steps
+    instead, about eight. Unlike theirs, the edit cannot move the empty prompt (see ``Pin``).
 
-    - other prompts q are kept by + ``keep`` · E ‖τ(q) − τ₀(q)‖² (see ``Retained``), and what of the ascent's slope would
+    Everything else drifts, as in the papers. With ``keep`` it is held, and ascent pauses where it would stop:
+
+    - other prompts q stay by + ``keep`` · E ‖τ(q) − τ₀(q)‖² (see ``Retained``), and what of the ascent's slope would
       raise that is taken out (gradient surgery with a true projection: DoCo, Wu et al. 2024, arXiv:2405.15304; PCGrad, Yu
       et al. 2020, arXiv:2001.06782);
     - the loss is lowered on pictures drawn without the concept, of nothing or, for a style, of the same thing: where it is
       only raised, pictures are told badly and drawn all the same;
     - of the steps that erase enough the one that moves other prompts least is taken.
 
-    ``keep=0`` is the papers' method. The edit cannot move the empty prompt (see ``Pin``).
+    The denoising loss is a poor judge of what is drawn: a prompt may tell pictures badly and draw them well.
     """
 
     name: ClassVar[str] = "few-shot"
     draws: ClassVar[bool] = True  # works on the denoiser's loss
 
     images: int = option(4, "pictures of each concept to draw where --images brings none")
-    steps: int = option(60, "optimizer steps; without keep, most of them")
-    stop: float = option(1.6, "loss over that without the concept at which ascent pauses; higher erases more")
+    steps: int = option(60, "most optimizer steps; with keep, all are taken")
+    stop: float = option(1.5, "loss over that without the concept at which ascent pauses; higher erases more")
     lr: float = option(0.25, "most that a step may change what a matrix answers, relative to that")
     batch: int = option(2, "pictures in a step")
-    keep: float = option(3.0, "weight of other prompts, which must stay; 0 lets them drift as the papers do")
+    keep: float = option(0.0, "weight of other prompts, which must stay, such as 3; 0 lets them drift as the papers do")
     parts: tuple[str, ...] = option(("mlp", "last-attention"), "layers that may change: mlp, attention, last-attention")
 
     def __post_init__(self) -> None:
@@ -70,7 +73,7 @@ class FewShotAscent:
 
         Raises UsageError for a base that draws nothing, or whose denoiser's loss is not known.
         """
-        shots = bench.pictures(concepts, self.images)
+        shots = bench.pictures(concepts, self.images, bench.vocabulary.concepts if self.keep else ())
         encoders = {name: copy.deepcopy(bench.base.encoders[name]) for name in bench.seats}
         linears = {name: seat.family.linears(encoders[name], self.parts) for name, seat in bench.seats.items()}
         layers = {f"{n}.{k}": layer for n, found in linears.items() for k, layer in found.items()}
@@ -79,7 +82,7 @@ class FewShotAscent:
         total = self.steps * len(concepts)
         with only_trainable(nn.ModuleDict(encoders), layers) as params:
             for index, (concept, shot) in enumerate(zip(concepts, shots, strict=True)):
-                ascent = _Ascent(bench, encoders, concept, shot, instead=bool(self.keep))
+                ascent = _Ascent(bench, encoders, concept, shot, kept=bool(self.keep))
                 for step, loss in self._descend(ascent, retained, layers, pin):
                     if on_step:
                         on_step(index * self.steps + step + 1, total, loss)
@@ -99,8 +102,8 @@ class FewShotAscent:
         params = [p for layer in layers.values() for p in layer.parameters()]
         best, least, reached = None, float("inf"), 0.0
         for step in range(self.steps):
-            loss = ascent.loss(self.batch, away=reached < self.stop)
-            slopes = list(torch.autograd.grad(loss, params, materialize_grads=True))
+            falls, loss = ascent.loss(self.batch, away=reached < self.stop)
+            slopes = list(torch.autograd.grad(falls, params))
             if retained:
                 others = torch.autograd.grad(retained.loss(ascent.encoders), params)
                 slopes = [a + self.keep * b for a, b in zip(_without(slopes, others), others, strict=True)]
@@ -109,7 +112,7 @@ class FewShotAscent:
             optimizer.step()
             pin.apply()
             reached = ascent.ratio()
-            yield step, loss.item()
+            yield step, loss
             if reached >= self.stop and not retained:
                 return
             if reached >= self.stop and retained:
@@ -132,34 +135,39 @@ class _Ascent:
         concept: Concept,
         shot: FewShot,
         *,
-        instead: bool,
+        kept: bool,
     ) -> None:
         self.denoiser, self.encoders, self.generator = bench.base.denoiser, encoders, bench.generator
         denoiser, generator = self.denoiser, self.generator
         self.latents = shot.latents
         # a picture in a style is told as what it shows in that style: the thing on it is not what is to be forgotten
-        self.prompts = shot.prompts if concept.kind == "style" else ()
+        self.prompts = shot.prompts if kept and concept.kind == "style" else ()
         tokenizer = next(iter(bench.seats.values())).tokenizer
-        pool = Prompts(bench.vocabulary, tokenizer, [concept], (), generator)
-        self.any = [*concept.prompts(), *pool.about(POOL)]
+        self.any = concept.prompts()
+        if kept:  # what is held elsewhere is raised only where it is said so: in many words
+            self.any += Prompts(bench.vocabulary, tokenizer, [concept], (), generator).about(POOL)
         which = torch.arange(PROBES) % len(self.latents)
         self.probes = which, denoiser.spread(PROBES), torch.randn(PROBES, *self.latents.shape[1:], generator=generator)
         self.said = self._said(which)
         plain = [unstyled(p, concept.names) for p in self.prompts] or [""] * len(self.latents)
-        self.instead = denoiser.sample(plain, steps=25, generator=generator) if instead else None
+        self.instead = denoiser.sample(plain, steps=25, generator=generator) if kept else None
         self.without = self._at([plain[i] for i in which.tolist()], None).item()
 
-    def loss(self, n: int, *, away: bool) -> Tensor:
-        """What is to fall, on n pictures under noise and at times drawn anew. away: whether the concept's own loss is to
-        rise any further."""
+    def loss(self, n: int, *, away: bool) -> tuple[Tensor, float]:
+        """→ what is to fall, on n pictures under noise and at times drawn anew, and the concept's own loss, which is to rise.
+
+        away: whether it is to rise any further.
+        """
         which = torch.randint(len(self.latents), (n,), generator=self.generator)
+        said = self._said(which)
         t = self.denoiser.times(n, self.generator)
         noise = torch.randn(n, *self.latents.shape[1:], generator=self.generator)
-        said = self.denoiser.encode(self._said(which), self.encoders)
-        loss = -self.denoiser.loss(self.latents[which], noise, t, said) / self.without * away
-        if self.instead is not None:
-            loss = loss + self.denoiser.loss(self.instead[which], noise, t, said) / self.without
-        return loss
+        conditions = self.denoiser.encode(said, self.encoders)
+        own = self.denoiser.loss(self.latents[which], noise, t, conditions)
+        if self.instead is None:
+            return -own, own.item()
+        other = self.denoiser.loss(self.instead[which], noise, t, conditions)
+        return (other - own if away else other) / self.without, own.item()
 
     @torch.no_grad()
     def ratio(self) -> float:
