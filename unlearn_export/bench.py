@@ -10,7 +10,6 @@ from .base import Base
 from .concept import Concept
 from .errors import ImagesError
 from .images import FewShot, read_images, sample_images
-from .neighbours import closest
 from .seat import Seat
 from .vocabulary import Vocabulary
 
@@ -20,7 +19,7 @@ class Bench:
     """generator: every random choice comes from it. images: a folder of pictures in place of the base's own samples;
     of several concepts, one sub-folder each, by name. seats: those to edit, by name; all of the base's by default.
 
-    shots: the pictures handed out so far, for the recipe. near: by concept what ``closest`` found, once for all seats.
+    shots: the pictures handed out so far, for the recipe.
     """
 
     base: Base
@@ -28,7 +27,6 @@ class Bench:
     images: Path | None = None
     seats: dict[str, Seat] = field(default_factory=dict)
     shots: list[FewShot] = field(default_factory=list)
-    near: dict[Concept, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.seats = self.seats or dict(self.base.seats)
@@ -36,13 +34,6 @@ class Bench:
     @property
     def vocabulary(self) -> Vocabulary:
         return self.base.vocabulary
-
-    def closest(self, concepts: Sequence[Concept]) -> dict[Concept, list[str]]:
-        """For each concept what stands nearest to it, see ``neighbours.closest``."""
-        for concept in concepts:
-            if concept not in self.near:
-                self.near[concept] = closest(self.base, concept)
-        return {concept: self.near[concept] for concept in concepts}
 
     def pictures(self, concepts: Sequence[Concept], n: int, subjects: Sequence[str] = ()) -> list[FewShot]:
         """For each concept its few pictures as latents: n that the base draws, or all that the folder has. subjects: see

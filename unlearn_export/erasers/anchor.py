@@ -26,8 +26,7 @@ class Anchor(FitOptions):
     padding carry the concept as readily as its own token. The idea of mapping a concept to an anchor
     is Concept Ablation's (Kumari et al. 2023, arXiv:2303.13516), here on the text states alone. q are the base's
     other concepts, synonyms and styles in every context, the user's ``retain``, and random strings of vocabulary
-    tokens; where a base may be asked for any word, the word list's too, and the concepts' neighbours most. The empty
-    prompt, with all of a reader's template, cannot move (see ``Pin``).
+    tokens. The empty prompt, with all of a reader's template, cannot move (see ``Pin``).
 
     The last down-projection is solved for at once (see ``Ridge``), where its answer reaches the residual stream as it
     is; where a norm comes between (Gemma), the layers are fitted by steps.

@@ -17,7 +17,7 @@ from ..families.contract import ReaderContract
 from ..families.tokens import Tokens, tokenise
 from ..seat import Seat
 from .options import check_range, option
-from .prompts import Prompts, places, reaches, shared_start
+from .prompts import Prompts, places, reaches
 from .ridge import Ridge
 from .training import Pin, only_trainable, relative_steps, stored_like
 
@@ -121,10 +121,8 @@ class Fit:
         pools = [self._part(options.share(c, count)) for c in seat.contracts]
         self.on_step, self.done = on_step, 0
         self.all = self.steps + sum(len(_blocks(n)) for n in pools)
-        near = bench.closest(concepts)
-        prompts = Prompts(bench.vocabulary, seat.tokenizer, concepts, options.holdout, bench.generator, near)
-        self.pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
-        self.firsts, pairs = prompts.firsts, self.pairs
+        prompts = Prompts(bench.vocabulary, seat.tokenizer, concepts, options.holdout, bench.generator)
+        pairs, kept = prompts.pairs(self.pool), prompts.kept(2 * self.pool)
         rows = [_tokens(seat, c, pairs[:n], kept[: 2 * n]) for n, c in zip(pools, seat.contracts, strict=True)]
         pins = [tokenise(seat.tokenizer, [""], c, trim=True) for c in seat.contracts]
         more = self._more(prompts)
@@ -151,8 +149,6 @@ class Fit:
         asked, meant = tokens[: 3 * n], tokens[3 * n :]
         fit = counted(asked, contract)
         fit[:n] &= reaches(asked[:n], meant)
-        if self.family.causal and self.firsts:
-            fit[:n] &= ~shared_start(asked[:n], self.seat.tokenizer, self.pairs[:n], self.firsts)
         lengths = {}
         for rows in _blocks(n):
             lengths[rows.start, rows.stop] = length = self._length(asked[rows], contract)

@@ -1,6 +1,6 @@
 """Random prompts for the fits: some that mention the concepts, the same with their anchors, some with neither."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,17 +10,11 @@ from ..concept import Concept
 from ..errors import UsageError
 from ..families.tokens import Tokens
 from ..phrasing import TEMPLATES, in_style, styled, with_context
-from ..spelling import key, mentions, spellings
 from ..vocabulary import Vocabulary
 
 
 class Prompts:
-    """Texts, drawn at random from what the base's vocabulary and the concepts offer.
-
-    Of a base that may be asked for any word there are thousands to keep, and other spellings of the concepts' names:
-    every other subject is then one of ``near``, what stands nearest to a concept and moves most, and every third name
-    is spelt in another way, where the tokenizer makes that other tokens.
-    """
+    """Texts, drawn at random from what the base's vocabulary and the concepts offer."""
 
     def __init__(
         self,
@@ -29,36 +23,20 @@ class Prompts:
         concepts: Sequence[Concept],
         holdout: Sequence[str],
         generator: torch.Generator,
-        near: Mapping[Concept, Sequence[str]] | None = None,
     ) -> None:
         self.concepts, self.generator, self.tokenizer = concepts, generator, tokenizer
-        names = [n for c in concepts for n in c.names]
-        self.spelt = {n: _spelt(tokenizer, n, c.kind) for c in concepts for n in c.names} if vocabulary.words else {}
-        erased = {n.lower() for n in names}
+        erased = {n.lower() for c in concepts for n in c.names}
         barred = erased | {n.lower() for h in holdout for n in (h, *vocabulary.aliases.get(h, ()))}
         own = [n for c in vocabulary.concepts for n in (c, *vocabulary.aliases.get(c, ()))]
         asked = [(c.kind == "style", n) for c in concepts for n in (*c.retain, c.anchor)]
         subjects = [*own, *(n for is_style, n in asked if not is_style)]
         styles = [*vocabulary.styles, *(n for is_style, n in asked if is_style)]
-        self.contexts = list(vocabulary.contexts)
-        self.firsts = first_names(concepts) if vocabulary.words else []
-        if vocabulary.words:
-            subjects += [w.name for w in vocabulary.words.words if w.kind != "style" and not erased & set(w.above)]
-            styles += vocabulary.words.of_kind("style")
-            self.contexts = list(dict.fromkeys([*self.contexts, *vocabulary.words.contexts]))
-        self.near, self.near_styles = _near(near or {}) if vocabulary.words else ([], [])
-        self.subjects, self.styles, self.near, self.near_styles = (
-            [n for n in dict.fromkeys(found) if n and n.lower() not in barred and not self._names_one(n)]
-            for found in (subjects, styles, self.near, self.near_styles)
+        self.subjects, self.styles = (
+            [n for n in dict.fromkeys(names) if n and n.lower() not in barred] for names in (subjects, styles)
         )
-        spelt = [form for forms in self.spelt.values() for form in forms]
-        said = [*barred, *spelt, *(f" {n}" for n in (*names, *spelt) if self.spelt)]
-        words = {i for name in said for i in tokenizer(name, add_special_tokens=False).input_ids}
+        self.contexts = list(vocabulary.contexts)
+        words = {i for name in barred for i in tokenizer(name, add_special_tokens=False).input_ids}
         self.free = [i for i in range(len(tokenizer)) if i not in words and i not in set(tokenizer.all_special_ids)]
-
-    def _names_one(self, text: str) -> bool:
-        """Whether it has an erased name in it, as only the words that are not the base's own list may."""
-        return any(mentions(text, name) for name in self.spelt)
 
     def pairs(self, n: int) -> list[tuple[str, str, str, str]]:
         """n times (prompt with a concept, the name in it, the same with the anchor, the anchor)."""
@@ -95,8 +73,6 @@ class Prompts:
         for _ in range(n):
             concept = self._pick(self.concepts)
             name = self._pick(concept.names)
-            if self.spelt.get(name) and not self._index(3):
-                name = self._pick(self.spelt[name])
             yield self._frame(self._pick(TEMPLATES[concept.kind]), style=concept.kind == "style"), concept, name
 
     def kept(self, n: int) -> list[str]:
@@ -107,71 +83,23 @@ class Prompts:
                 texts.append(self.tokenizer.decode([self._pick(self.free) for _ in range(1 + self._index(12))]))
             else:
                 template = self._pick(TEMPLATES[("object", "character", "person")[self._index(3)]])
-                texts.append(self._frame(template, style=False).format(self._subject()))
+                texts.append(self._frame(template, style=False).format(self._pick(self.subjects)))
         return texts
 
     def _frame(self, template: str, style: bool) -> str:
         """A template with a context, and a style or, for a style's own prompts, a subject."""
         if style:
             if self._index(4):  # on a subject
-                template = styled(self._subject(), self._index(2))
+                template = styled(self._pick(self.subjects), self._index(2))
         elif self.styles and self._index(2):
-            template = in_style(template, self._pick(self._either(self.near_styles, self.styles)))
+            template = in_style(template, self._pick(self.styles))
         return with_context(template, self._pick(self.contexts))
-
-    def _subject(self) -> str:
-        name: str = self._pick(self._either(self.near, self.subjects))
-        return name
-
-    def _either(self, near: Sequence[str], every: Sequence[str]) -> Sequence[str]:
-        """Half of the times what is near, where there is such; the dice rest where there is none."""
-        return near if near and self._index(2) else every
 
     def _index(self, n: int) -> int:
         return int(torch.randint(n, (1,), generator=self.generator))
 
     def _pick(self, items: Sequence[Any]) -> Any:
         return items[self._index(len(items))]
-
-
-def first_names(concepts: Sequence[Concept]) -> list[str]:
-    """The persons' first names, those that are no alias: they are other people's too, and stay."""
-    erased = {key(n) for c in concepts for n in c.names}
-    names = [n.split() for c in concepts if c.kind == "person" for n in c.names]
-    return [first for first, *rest in names if rest and key(first) not in erased]
-
-
-def _spelt(tokenizer: Any, name: str, kind: str) -> list[str]:
-    """Other spellings of a name, one for each way in which the tokenizer splits them after a space."""
-
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(f" {text}", add_special_tokens=False).input_ids)
-
-    found: dict[tuple[int, ...], str] = {ids(name): name}
-    for form in spellings(name, kind):
-        found.setdefault(ids(form), form)
-    return [form for form in found.values() if form != name]
-
-
-def _near(near: Mapping[Concept, Sequence[str]]) -> tuple[list[str], list[str]]:
-    """→ the subjects and the styles among what is near, with what the user retains."""
-    subjects = [n for c, names in near.items() if c.kind != "style" for n in (*names, *c.retain)]
-    styles = [n for c, names in near.items() if c.kind == "style" for n in (*names, *c.retain)]
-    return subjects, styles
-
-
-def shared_start(
-    tokens: Tokens, tokenizer: Any, pairs: Sequence[tuple[str, str, str, str]], firsts: Sequence[str]
-) -> Tensor:
-    """Where [n, length] prompts of ``pairs`` have said no more of a name than one of ``firsts``, which stays as it is.
-
-    The state there of a causal encoder is the one that it has without the rest of the name: it cannot both move and stay.
-    """
-    lengths = {f: len(tokenizer(f" {f}", add_special_tokens=False).input_ids) for f in firsts}
-    shared = [lengths.get(name.split()[0], 0) if " " in name else 0 for _, name, _, _ in pairs]
-    start = tokens.spans[:, :1]
-    at = torch.arange(tokens.ids.shape[1])[None]
-    return (at >= start) & (at < start + torch.tensor(shared)[:, None])
 
 
 def places(said: Tokens, meant: Tokens) -> Tensor:

@@ -24,8 +24,7 @@ class Retained:
     def __init__(self, bench: Bench, concepts: Sequence[Concept], holdout: Sequence[str] = ()) -> None:
         self.generator, self.device = bench.generator, bench.base.device
         first = next(iter(bench.seats.values()))
-        near = bench.closest(concepts)
-        prompts = Prompts(bench.vocabulary, first.tokenizer, concepts, holdout, bench.generator, near)
+        prompts = Prompts(bench.vocabulary, first.tokenizer, concepts, holdout, bench.generator)
         texts = prompts.kept(POOL + APART)
         self.seats = bench.seats
         self.tokens = {name: tokenise(s.tokenizer, texts, s.contract) for name, s in bench.seats.items()}
