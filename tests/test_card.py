@@ -344,7 +344,7 @@ def test_the_commands_make_the_same_weights_again(tmp_path):
     base = load_base(str(tmp_path / "sd"))
     method = make_method("anchor", {"steps": "2", "batch": "2", "parts": "mlp"})
     first = erase(base, [Concept("Pizza", aliases=("calzone",))], method, seed=5)
-    assert first.recipe.concepts[0].aliases == ("calzone", "pizza pie")  # "pizza" is the name itself
+    assert first.recipe.concepts[0].aliases == ("calzone",)  # "pizza" is the name itself
 
     line = commands(render(folder(tmp_path / "artifact", first.recipe.to_json())))[0]
     said = parsed(line)

@@ -50,8 +50,10 @@ class Anchor(FitOptions):
         return [self._complete(base, concept, taken) for concept in concepts]
 
     def _complete(self, base: Base, concept: Concept, taken: set[str]) -> Concept:
-        words = (*concept.names, *base.vocabulary.synonyms(concept.name, concept.kind))
-        concept = replace(concept, aliases=replace(concept, aliases=words).names[1:])
+        known = base.vocabulary.like(concept.name)
+        words = (*concept.names, known, *base.vocabulary.aliases.get(known, ()))
+        named = replace(concept, aliases=tuple(word for word in words if word))
+        concept = replace(concept, aliases=named.names[1:])
         if not concept.anchor and not base.vocabulary.knows(concept.name, concept.kind):
             raise UsageError(unknown(base, concept))
         if not concept.anchor:
