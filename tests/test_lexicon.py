@@ -15,7 +15,6 @@ def test_every_entry_has_a_kind_a_group_and_words_of_its_own() -> None:
     for kind in KINDS:
         names = [key(w.name) for w in words if w.kind == kind]
         assert len(set(names)) == len(names) > 200
-    assert len(set(lexicon().contexts)) == len(lexicon().contexts) > 90
 
 
 @pytest.mark.parametrize(

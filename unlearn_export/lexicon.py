@@ -1,7 +1,7 @@
-"""The words of the world, for a base whose own are not known: nouns with synonyms and superclasses, names, contexts.
+"""The words of the world, for a base whose own are not known: nouns with synonyms and superclasses, and names.
 
 ``words/nouns.tsv`` is derived from WordNet 3.1 (Miller 1995, doi:10.1145/219717.219748) by ``scripts/words``, commonest
-first; ``words/names.tsv`` (artists, styles, characters, persons) and ``words/contexts.txt`` are this project's.
+first; ``words/names.tsv`` (artists, styles, characters, persons) is this project's.
 """
 
 from collections.abc import Sequence
@@ -34,10 +34,9 @@ class Word:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """words: nouns, commonest first, then names. contexts: ways a prompt goes on after its subject."""
+    """words: nouns, commonest first, then names."""
 
     words: tuple[Word, ...]
-    contexts: tuple[str, ...]
 
     @cached_property
     def _index(self) -> dict[str, list[Word]]:
@@ -97,7 +96,7 @@ def lexicon() -> Lexicon:
     for line in _lines("names.tsv"):
         name, kind, group, synonyms = line.split("\t")
         words.append(Word(name, kind, group, _cells(synonyms)))
-    return Lexicon(tuple(words), ("", *_lines("contexts.txt")))
+    return Lexicon(tuple(words))
 
 
 def _lines(name: str) -> list[str]:

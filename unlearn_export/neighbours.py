@@ -13,7 +13,6 @@ from .space import Space
 from .spelling import key, mentions
 
 LISTED, ALIKE = 48, 24  # candidates that the word list names for a concept, and those that its tokens do
-CLOSEST = 24  # of them those that a fit keeps with care
 
 
 def anchors(base: Base, concept: Concept, avoid: set[str], space: Space | None = None) -> list[str]:
@@ -78,30 +77,6 @@ def candidates(base: Base, concept: Concept) -> list[str]:
     return list(reversed(found.values())) or own
 
 
-def closest(base: Base, concept: Concept) -> list[str]:
-    """The nearest of the ``candidates``, what a fit must keep with care, and the words that a name is made of: a person's
-    first name and the mouse of "Mickey Mouse" stay. [] for a base whose own list is all that is kept.
-    """
-    words = base.vocabulary.words
-    if words is None:
-        return []
-    near = [name for name, _ in neighbours(base, concept, candidates(base, concept))][:CLOSEST]
-    return [*near, *_parts(concept, words)]
-
-
-def _parts(concept: Concept, words: Lexicon) -> list[str]:
-    own = {key(name) for name in concept.names}
-    found: list[str] = []
-    for name in concept.names:
-        first, *rest = name.split()
-        if concept.kind in ("person", "style"):
-            found += [first] if rest else []
-        elif rest:
-            found += [part for part in (first, *rest) if words.find(part, "object")]
-    return [part for part in dict.fromkeys(found) if key(part) not in own]
-
-
-@torch.no_grad()
 def _alike(base: Base, concept: Concept, words: Lexicon) -> list[str]:
     """Words of the concept's kind by the mean embedding of their tokens: cheap for thousands, and the same in every family.
 

@@ -50,14 +50,6 @@ def singular(name: str) -> str:
     return " ".join([*start, last])
 
 
-def spellings(name: str, kind: str) -> list[str]:
-    """How else a prompt may write the name: the other number where ``kind`` has one, cases, hyphens. Not the name itself."""
-    numbers = [plural(name), singular(name)] if kind in ("object", "character") else []
-    found = [*numbers, name.lower(), name.upper(), name.title() if name.islower() else name]
-    found += [joint.join(re.split("[ -]", name)) for joint in (" ", "-", "")] if re.search("[ -]", name) else []
-    return [form for form in dict.fromkeys(found) if form != name]
-
-
 def misspellings(name: str) -> list[str]:
     """Three slips of the hand in the longest word: a letter left out, two swapped, one doubled."""
     words = name.split()

@@ -25,7 +25,7 @@ class Vocabulary:
 
     @property
     def words(self) -> Lexicon | None:
-        """Nouns, names and contexts beyond the base's own list; None where that says all."""
+        """Nouns and names beyond the base's own list; None where that says all."""
         return lexicon() if self.broad else None
 
     def like(self, name: str) -> str:
