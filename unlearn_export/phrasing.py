@@ -4,6 +4,7 @@ Nothing else in the package spells a prompt. A ``{}`` is the place of the concep
 that a style is shown on.
 """
 
+import re
 from collections.abc import Sequence
 
 SUBJECT = "{subject}"
@@ -191,8 +192,8 @@ def unstyled(text: str, names: Sequence[str]) -> str:
     """What is left of a prompt in one of the styles ``names`` without it: "a cat in ink style" → "a cat"."""
     for name in names:
         for way in (in_style("", name), styled("", 0).format(name).removeprefix("a ").strip()):
-            text = text.removesuffix(way).strip()
-    return text
+            text = re.sub(rf"\s*\b{re.escape(way.strip())}\b", "", text)
+    return text.strip()
 
 
 def style_templates(subjects: Sequence[str]) -> tuple[str, ...]:

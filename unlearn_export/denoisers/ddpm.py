@@ -25,15 +25,18 @@ class Scheduled(Denoiser):
     def spread(self, n: int) -> Tensor:
         return ((torch.arange(n) + 0.5) / n * self.schedule.config.num_train_timesteps).long()
 
+    def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        latents, noise, t = (x.to(self.pipeline._execution_device) for x in (latents, noise, t))
+        return self.schedule.add_noise(latents, noise, t)
+
 
 class Epsilon(Scheduled):
     """The model answers the noise."""
 
     def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """‖ε_θ(z_t, t, c) − ε‖², averaged (Fuchi & Takagi 2024, arXiv:2405.07288, eq. 2)."""
-        latents, noise, t = (x.to(self.pipeline._execution_device) for x in (latents, noise, t))
-        z = self.schedule.add_noise(latents, noise, t)
-        return F.mse_loss(self.predict(z, t, conditions), noise)
+        answer = self.predict(self.noisy(latents, noise, t), t, conditions)
+        return F.mse_loss(answer, noise.to(answer.device))
 
 
 class Velocity(Scheduled):
@@ -41,6 +44,5 @@ class Velocity(Scheduled):
 
     def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """‖v_θ(z_t, t, c) − v‖², averaged."""
-        latents, noise, t = (x.to(self.pipeline._execution_device) for x in (latents, noise, t))
-        z = self.schedule.add_noise(latents, noise, t)
-        return F.mse_loss(self.predict(z, t, conditions), self.schedule.get_velocity(latents, noise, t))
+        answer = self.predict(self.noisy(latents, noise, t), t, conditions)
+        return F.mse_loss(answer, self.schedule.get_velocity(*(x.to(answer.device) for x in (latents, noise, t))))

@@ -114,6 +114,10 @@ class Denoiser(ABC):
         """n times [n] at even steps along the whole way, for a loss that is compared with itself."""
 
     @abstractmethod
+    def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """z_t [b, *latent_shape]: the latents with noise as of these times, on the model's device."""
+
+    @abstractmethod
     def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
         """‖model(z_t, t, conditions) − what it was trained to answer‖², averaged.
 

@@ -43,12 +43,15 @@ class Flow(Denoiser):
     def spread(self, n: int) -> Tensor:
         return self._shifted((torch.arange(n) + 0.5) / n)
 
-    def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """‖v_θ(z_σ, σ T, c) − (ε − x)‖², averaged (Liu et al. 2023, eq. 1, without a weight of times)."""
+    def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         latents, noise, t = (x.to(self.pipeline._execution_device) for x in (latents, noise, t))
         sigma = (t / self.horizon).view(-1, *[1] * (latents.ndim - 1)).to(latents.dtype)
-        z = (1 - sigma) * latents + sigma * noise
-        return F.mse_loss(self.predict(z, t, conditions), noise - latents)
+        return (1 - sigma) * latents + sigma * noise
+
+    def loss(self, latents: Tensor, noise: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        """‖v_θ(z_σ, σ T, c) − (ε − x)‖², averaged (Liu et al. 2023, eq. 1, without a weight of times)."""
+        answer = self.predict(self.noisy(latents, noise, t), t, conditions)
+        return F.mse_loss(answer, (noise - latents).to(answer.device))
 
     def _shifted(self, u: Tensor) -> Tensor:
         """u: [n], in (0, 1) → times."""

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from ..families.tokens import Tokens
 from ..textsearch import embeddings, hearing
+from .training import alike
 
 NEAR, TOWARDS, AWAY = range(3)  # an attacker's goals
 AS_A_WORD = 0.85  # cosine with a word's embedding, above which a free one is that word
@@ -89,7 +90,7 @@ class Attackers:
 
     def pick(self, n: int) -> Tensor:
         """n of the bank, [n] indices, some of which begin again."""
-        picked = torch.randperm(len(self.rows), generator=self.generator)[:n]
+        picked = alike(self._lengths(self.rows), n, float(self._uniform(1)), self.generator)
         anew = picked[self._uniform(len(picked)) < self.restart]
         self.rows[anew], self.vectors[anew] = self._rows(len(anew)), self._begun(len(anew))
         return picked
@@ -116,9 +117,8 @@ class Attackers:
     def random(self, n: int) -> tuple[Tensor, Tensor]:
         """n prompts, [n] rows, with embeddings [n, count, d] drawn at random, of norms well below and above words'."""
         low, high = (torch.tensor(x).log() for x in FREE)
-        return self._rows(n), self._drawn(n) * (low + (high - low) * self._uniform(n)).exp()[:, None, None].to(
-            self.device
-        )
+        rows = alike(self._lengths(slice(None)), n, float(self._uniform(1)), self.generator)
+        return rows, self._drawn(n) * (low + (high - low) * self._uniform(n)).exp()[:, None, None].to(self.device)
 
     def read(self, rows: Tensor, vectors: Tensor, length: int) -> Tensor:
         """The states [n, length, d] of these rows' prompts with ``vectors`` [n, count, d] where the names stand."""
@@ -151,6 +151,9 @@ class Attackers:
     def _drawn(self, n: int) -> Tensor:
         drawn = torch.randn(n, self.count, self.words.shape[1], generator=self.generator)
         return drawn.to(self.device) * (self.norm / self.words.shape[1] ** 0.5)
+
+    def _lengths(self, rows: Tensor | slice) -> Tensor:
+        return self.ground.tokens.mask[rows].sum(1)
 
     def _rows(self, n: int) -> Tensor:
         return torch.randint(len(self.ground.fit), (n,), generator=self.generator)

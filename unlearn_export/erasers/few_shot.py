@@ -18,7 +18,7 @@ from ..phrasing import unstyled
 from .options import check_range, option
 from .prompts import Prompts
 from .retained import Retained
-from .training import Pin, only_trainable, relative_steps, stored_like
+from .training import CLOSE, EXACT, Pin, only_trainable, relative_steps, stored_like
 
 POOL = 128  # prompts about the concept, beside the papers' templates
 PROBES = 16  # noises and times by which an ascent is judged
@@ -39,11 +39,11 @@ class FewShotAscent:
     - other prompts q stay by + ``keep`` · E ‖τ(q) − τ₀(q)‖² (see ``Retained``), and what of the ascent's slope would
       raise that is taken out (gradient surgery with a true projection: DoCo, Wu et al. 2024, arXiv:2405.15304; PCGrad, Yu
       et al. 2020, arXiv:2001.06782);
-    - the loss is lowered on pictures drawn without the concept, of nothing or, for a style, of the same thing: where it is
-      only raised, pictures are told badly and drawn all the same;
+    - the ascent has an end: where a prompt with the concept guided the denoiser by d = ε_θ(z_t, t, τ₀(prompt)) −
+      ε_θ(z_t, t, τ₀(the same without the concept)), it is to guide by −d (negative guidance: ESD, Gandikota et al. 2023,
+      arXiv:2303.07345, eq. 6, there for the denoiser's weights). What is drawn follows the guidance, while a prompt may
+      tell pictures badly and draw them well;
     - of the steps that erase enough the one that moves other prompts least is taken.
-
-    The denoising loss is a poor judge of what is drawn: a prompt may tell pictures badly and draw them well.
     """
 
     name: ClassVar[str] = "few-shot"
@@ -51,10 +51,15 @@ class FewShotAscent:
 
     images: int = option(4, "pictures of each concept to draw where --images brings none")
     steps: int = option(60, "most optimizer steps; with keep, all are taken")
-    stop: float = option(1.5, "loss over that without the concept at which ascent pauses; higher erases more")
+    stop: float = option(
+        1.5,
+        "loss over that without the concept at which ascent stops, with keep part of the guidance; higher erases more",
+    )
     lr: float = option(0.25, "most that a step may change what a matrix answers, relative to that")
     batch: int = option(2, "pictures in a step")
-    keep: float = option(0.0, "weight of other prompts, which must stay, such as 3; 0 lets them drift as the papers do")
+    keep: float = option(
+        0.0, "weight of other prompts, which must stay, such as 10; 0 lets them drift as the papers do"
+    )
     parts: tuple[str, ...] = option(("mlp", "last-attention"), "layers that may change: mlp, attention, last-attention")
 
     def __post_init__(self) -> None:
@@ -77,12 +82,12 @@ class FewShotAscent:
         encoders = {name: copy.deepcopy(bench.base.encoders[name]) for name in bench.seats}
         linears = {name: seat.family.linears(encoders[name], self.parts) for name, seat in bench.seats.items()}
         layers = {f"{n}.{k}": layer for n, found in linears.items() for k, layer in found.items()}
-        pin = _pinned(bench, encoders, layers)
+        pin = _pinned(bench, encoders, Pin(layers, tolerance=CLOSE if self.keep else EXACT))
         retained = Retained(bench, concepts) if self.keep else None
         total = self.steps * len(concepts)
         with only_trainable(nn.ModuleDict(encoders), layers) as params:
             for index, (concept, shot) in enumerate(zip(concepts, shots, strict=True)):
-                ascent = _Ascent(bench, encoders, concept, shot, kept=bool(self.keep))
+                ascent = (_Away if self.keep else _Ascent)(bench, encoders, concept, shot)
                 for step, loss in self._descend(ascent, retained, layers, pin):
                     if on_step:
                         on_step(index * self.steps + step + 1, total, loss)
@@ -111,7 +116,7 @@ class FewShotAscent:
                 p.grad = slope
             optimizer.step()
             pin.apply()
-            reached = ascent.ratio()
+            reached = ascent.reached()
             yield step, loss
             if reached >= self.stop and not retained:
                 return
@@ -125,7 +130,7 @@ class FewShotAscent:
 
 
 class _Ascent:
-    """One concept's pictures, and what to say of them. All losses are in parts of that without the concept."""
+    """One concept's pictures, and what to say of them."""
 
     @torch.no_grad()
     def __init__(
@@ -134,24 +139,18 @@ class _Ascent:
         encoders: Mapping[str, PreTrainedModel],
         concept: Concept,
         shot: FewShot,
-        *,
-        kept: bool,
+        more: Sequence[str] = (),
     ) -> None:
         self.denoiser, self.encoders, self.generator = bench.base.denoiser, encoders, bench.generator
-        denoiser, generator = self.denoiser, self.generator
-        self.latents = shot.latents
-        # a picture in a style is told as what it shows in that style: the thing on it is not what is to be forgotten
-        self.prompts = shot.prompts if kept and concept.kind == "style" else ()
-        tokenizer = next(iter(bench.seats.values())).tokenizer
-        self.any = concept.prompts()
-        if kept:  # what is held elsewhere is raised only where it is said so: in many words
-            self.any += Prompts(bench.vocabulary, tokenizer, [concept], (), generator).about(POOL)
+        self.latents, self.prompts = shot.latents, [*concept.prompts(), *more]
         which = torch.arange(PROBES) % len(self.latents)
-        self.probes = which, denoiser.spread(PROBES), torch.randn(PROBES, *self.latents.shape[1:], generator=generator)
+        noise = torch.randn(PROBES, *self.latents.shape[1:], generator=self.generator)
+        self.probes = which, self.denoiser.spread(PROBES), noise
         self.said = self._said(which)
-        plain = [unstyled(p, concept.names) for p in self.prompts] or [""] * len(self.latents)
-        self.instead = denoiser.sample(plain, steps=25, generator=generator) if kept else None
-        self.without = self._at([plain[i] for i in which.tolist()], None).item()
+        self._begin(which)
+
+    def _begin(self, which: Tensor) -> None:
+        self.without = self._at([""] * len(which), None)
 
     def loss(self, n: int, *, away: bool) -> tuple[Tensor, float]:
         """→ what is to fall, on n pictures under noise and at times drawn anew, and the concept's own loss, which is to rise.
@@ -162,31 +161,74 @@ class _Ascent:
         said = self._said(which)
         t = self.denoiser.times(n, self.generator)
         noise = torch.randn(n, *self.latents.shape[1:], generator=self.generator)
-        conditions = self.denoiser.encode(said, self.encoders)
-        own = self.denoiser.loss(self.latents[which], noise, t, conditions)
-        if self.instead is None:
-            return -own, own.item()
-        other = self.denoiser.loss(self.instead[which], noise, t, conditions)
-        return (other - own if away else other) / self.without, own.item()
+        return self._fall(which, t, noise, said, away)
+
+    def _fall(self, which: Tensor, t: Tensor, noise: Tensor, said: Sequence[str], away: bool) -> tuple[Tensor, float]:
+        own = self.denoiser.loss(self.latents[which], noise, t, self.denoiser.encode(said, self.encoders))
+        return -own, own.item()
 
     @torch.no_grad()
-    def ratio(self) -> float:
-        """On noise and times that stay the same throughout."""
-        return self._at(self.said, self.encoders).item() / self.without
+    def reached(self) -> float:
+        """The loss in parts of that without the concept, on noise and times that stay the same throughout."""
+        return self._at(self.said, self.encoders) / self.without
 
-    def _at(self, prompts: Sequence[str], encoders: Mapping[str, PreTrainedModel] | None) -> Tensor:
+    def _at(self, prompts: Sequence[str], encoders: Mapping[str, PreTrainedModel] | None) -> float:
         which, t, noise = self.probes
-        return self.denoiser.loss(self.latents[which], noise, t, self.denoiser.encode(prompts, encoders))
+        return self.denoiser.loss(self.latents[which], noise, t, self.denoiser.encode(prompts, encoders)).item()
 
     def _said(self, which: Tensor) -> list[str]:
-        if self.prompts:
-            return [self.prompts[i] for i in which.tolist()]
-        drawn = torch.randint(len(self.any), (len(which),), generator=self.generator)
-        return [self.any[i] for i in drawn.tolist()]
+        drawn = torch.randint(len(self.prompts), (len(which),), generator=self.generator)
+        return [self.prompts[i] for i in drawn.tolist()]
 
 
-def _pinned(bench: Bench, encoders: Mapping[str, PreTrainedModel], layers: Mapping[str, nn.Linear]) -> Pin:
-    pin = Pin(layers)
+class _Away(_Ascent):
+    """The same with an end: a prompt is to guide away from what it guided to."""
+
+    def __init__(self, bench: Bench, encoders: Mapping[str, PreTrainedModel], concept: Concept, shot: FewShot) -> None:
+        # a style is taken from what it was on: that is not what is to be forgotten
+        style = concept.kind == "style"
+        self.own = shot.prompts if style else ()
+        tokenizer = next(iter(bench.seats.values())).tokenizer
+        # what is held elsewhere is raised only where it is said so: in many words
+        more = Prompts(bench.vocabulary, tokenizer, [concept], (), bench.generator).about(POOL)
+        self.plain = {p: unstyled(p, concept.names) for p in (*self.own, *concept.prompts(), *more) if style}
+        super().__init__(bench, encoders, concept, shot, more)
+
+    def _begin(self, which: Tensor) -> None:
+        self.ways = self._ways(*self.probes, self.said)
+
+    def _fall(self, which: Tensor, t: Tensor, noise: Tensor, said: Sequence[str], away: bool) -> tuple[Tensor, float]:
+        z, plain, way = self._ways(which, t, noise, said)
+        goal = plain - way if away else plain
+        loss = (self._predicted(z, t, said, self.encoders) - goal).square().mean() / way.square().mean()
+        return loss, loss.item()
+
+    @torch.no_grad()
+    def reached(self) -> float:
+        """The part of the guidance towards the concept that is gone: 0 at first, 1 where none is left, 2 at the goal."""
+        z, plain, way = self.ways
+        left = self._predicted(z, self.probes[1], self.said, self.encoders) - plain
+        return 1 - ((left * way).sum() / way.square().sum()).item()
+
+    @torch.no_grad()
+    def _ways(self, which: Tensor, t: Tensor, noise: Tensor, said: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """→ the noisy pictures, what the original answers without the concept, and by how much more with it."""
+        z = self.denoiser.noisy(self.latents[which], noise, t)
+        plain = self._predicted(z, t, [self.plain.get(prompt, "") for prompt in said], None)
+        return z, plain, self._predicted(z, t, said, None) - plain
+
+    def _predicted(
+        self, z: Tensor, t: Tensor, said: Sequence[str], encoders: Mapping[str, PreTrainedModel] | None
+    ) -> Tensor:
+        return self.denoiser.predict(z, t, self.denoiser.encode(said, encoders))
+
+    def _said(self, which: Tensor) -> list[str]:
+        said = super()._said(which)
+        own = torch.rand(len(which), generator=self.generator) < 0.5
+        return [self.own[i] if self.own and mine else text for i, mine, text in zip(which, own, said, strict=True)]
+
+
+def _pinned(bench: Bench, encoders: Mapping[str, PreTrainedModel], pin: Pin) -> Pin:
     with pin.watching():
         for name, seat in bench.seats.items():
             tokens = tokenise(seat.tokenizer, [""], seat.contract)

@@ -20,7 +20,7 @@ from .attackers import Attackers, Direction, Ground
 from .fit import LARGE, SMALL, Best, Fit, Reading, counted, positions
 from .options import check_range, option
 from .prompts import Prompts, reaches
-from .training import relative_steps
+from .training import CLOSE, relative_steps
 
 PROMPTS = 256  # to attack in, of each number of words
 
@@ -40,13 +40,13 @@ class Robust(Anchor):
     name: ClassVar[str] = "robust"
 
     depth: int = option(4, "layers of the encoder that are fitted and attacked, from the first on")
-    steps: int | None = option(None, "optimizer steps; by default 500, and fewer where a layer is large")
-    lr: float = option(0.25, "of the steps: most that a step may change what a matrix answers, relative to that")
+    steps: int | None = option(None, "optimizer steps; by default 600, and fewer where a layer is large")
+    lr: float = option(1.5, "of the steps: most that a step may change what a matrix answers, relative to that")
     keep: float = option(10.0, "weight of the prompts that must stay")
     attack: float = option(1.5, "weight of what the attackers find")
     free: float = option(1.0, "weight of embeddings drawn at random, off any word")
     words: int = option(2, "an attacker's embeddings at most, in place of the name or before it")
-    bank: int = option(32, "attackers of each number of embeddings")
+    bank: int = option(128, "attackers of each number of embeddings")
     inner: int = option(5, "an attacker's steps for each of the fit's")
     pace: float = option(0.2, "of an attacker's step, in norms of a word's embedding")
     restart: float = option(0.05, "chance that an attacker begins again when it is picked")
@@ -62,7 +62,7 @@ class Robust(Anchor):
 
     def sizes(self, learning: int, solved: bool, concepts: int = 1) -> tuple[int, int, int]:
         _, batch, pool = super().sizes(learning, solved, concepts)
-        steps = 500 if learning <= SMALL else 150 if learning < LARGE else 60
+        steps = 600 if learning <= SMALL else 150 if learning < LARGE else 60
         return steps if self.steps is None else self.steps, batch, pool
 
     def cost(self, seat: Seat) -> Cost:
@@ -84,6 +84,7 @@ class _UnderAttack(Fit):
 
     options: Robust
     whole = 10
+    pinned = CLOSE
 
     def __init__(
         self,
@@ -166,7 +167,7 @@ class _UnderAttack(Fit):
                 rows, vectors = attackers.random(max(1, self.batch // 2))
                 length = self._length(attackers.ground.tokens[rows], self.readings[which].contract)
                 loss = loss + o.free * attackers.lost(rows, vectors, length)
-            loss = loss + self._loss(self.readings[which], *self._rows(self.readings[which].pool))
+            loss = loss + self._loss(self.readings[which], *self._rows(self.readings[which]))
             if not math.isfinite(loss.item()):
                 raise DivergedError(
                     f"the fit of {self.seat.name} diverged after {step} steps: nothing was written; "

@@ -39,6 +39,19 @@ def relative_steps(layers: Mapping[str, nn.Linear], lr: float) -> list[dict[str,
     return groups
 
 
+def alike(lengths: Tensor, n: int, at: float, generator: torch.Generator) -> Tensor:
+    """n rows of like lengths, [n] indices: what is computed of a row goes to the end of its longest mate.
+
+    at: in 0 to 1, from the shortest to the longest. Among many of one length, which is left to chance.
+    """
+    order = (lengths + torch.rand(len(lengths), generator=generator)).argsort()
+    first = round(at * max(0, len(order) - n))
+    return order[first : first + n]
+
+
+EXACT, CLOSE = 1e-3, 3e-2  # a pin's tolerances; the second leaves twice as many directions to learn in
+
+
 class Pin:
     """Keeps what ``layers`` answer to some prompts as it was, by confining every change to their null space.
 
@@ -51,7 +64,7 @@ class Pin:
 
     @torch.no_grad()
     def __init__(
-        self, layers: Mapping[str, nn.Linear], dtype: torch.dtype = torch.float32, tolerance: float = 1e-3
+        self, layers: Mapping[str, nn.Linear], dtype: torch.dtype = torch.float32, tolerance: float = EXACT
     ) -> None:
         """dtype: that the weights can be kept in without loss. Directions below ``tolerance`` × the strongest stay free."""
         self.layers, self.tolerance = dict(layers), tolerance
