@@ -194,6 +194,7 @@ def create_app(
             fps=fps,
             seed=secrets.randbits(32) if asked.seed is None else asked.seed,
             encoder="edited" if model == name else "original",
+            fingerprint=known[model]["fingerprint"],
         )
         return clip, model
 

@@ -50,7 +50,8 @@ class Settings:
 class Request:
     """One clip to draw: every choice made, so that the same request gives the same clip. Sizes in pixels.
 
-    encoder: "edited", or "original" where the settings allow it.
+    encoder: "edited", or "original" where the settings allow it. fingerprint: of that encoder as it was when the clip was
+    ordered, the only one that may draw it; "" in an order from before these were pinned, which any may draw.
     folder: where video.mp4 and thumbnail.webp are written.
     """
 
@@ -66,6 +67,7 @@ class Request:
     folder: str
     negative_prompt: str = ""
     encoder: Literal["edited", "original"] = "edited"
+    fingerprint: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int, int, float]:
@@ -101,7 +103,10 @@ class Health:
 
 
 class Engine(Protocol):
-    """Draws requests. Every submitted request ends in exactly one completed, failed or cancelled update."""
+    """Draws requests. Every submitted request ends in exactly one completed, failed or cancelled update.
+
+    One whose encoder no worker has (any more) fails with the code "encoder_changed".
+    """
 
     def start(self, on_update: Callable[[Update], None]) -> None:
         """Begin loading and return at once. ``on_update`` is called from any thread, and must be quick."""

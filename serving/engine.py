@@ -97,6 +97,14 @@ class Worker:
     def live(self) -> bool:
         return self.state in ("idle", "drawing")
 
+    def fingerprint(self, encoder: str) -> str:
+        """Of one of its encoders; "" where it has no such one."""
+        return str(self.about.get("encoders", {}).get(encoder, {}).get("fingerprint", ""))
+
+    def may_draw(self, request: Request) -> bool:
+        """Whether it has the encoder that the request was ordered from."""
+        return request.fingerprint in ("", self.fingerprint(request.encoder))
+
 
 class LocalEngine:
     """``contract.Engine`` on this machine.
@@ -254,12 +262,14 @@ class LocalEngine:
 
     def _dispatch(self) -> float:
         """Give every idle worker a batch; → the seconds after which to look again."""
+        self._fail_what_nobody_may_draw()
         left, begun = 0.2, []
         for worker in self.workers:
-            if worker.state != "idle" or not self._queue:
+            waiting = [t for t in self._queue if worker.may_draw(t.request)] if worker.state == "idle" else []
+            if not waiting:
                 continue
-            first = self._queue[0]
-            mates = [t for t in self._queue if t.request.shape == first.request.shape and not t.alone]
+            first = waiting[0]
+            mates = [t for t in waiting if t.request.shape == first.request.shape and not t.alone]
             share = math.ceil(len(mates) / sum(w.state == "idle" for w in self.workers))
             batch = [first] if first.alone else mates[: min(share, self.max_batch)]
             early = first.queued + self.window - time.monotonic()
@@ -281,6 +291,17 @@ class LocalEngine:
         for worker, requests in begun:
             worker.outbox.put(("run", requests))
         return left
+
+    def _fail_what_nobody_may_draw(self) -> None:
+        """What was ordered from an encoder that was replaced since: another one has forgotten something else."""
+        live = [worker for worker in self.workers if worker.live]
+        for ticket in [t for t in self._queue if live and not any(w.may_draw(t.request) for w in live)]:
+            self._queue.remove(ticket)
+            ordered, here = ticket.request.fingerprint[:12], live[0].fingerprint(ticket.request.encoder)[:12]
+            message = (
+                f"it was ordered from the encoder {ordered}…, and here is {f'{here}…' if here else 'none such'} now"
+            )
+            self._tell(ticket, "failed", code="encoder_changed", message=f"{message}: order it again")
 
     def _share_cores(self) -> None:
         """Tell each worker on the CPU how many threads it may use, so that those that draw have as many cores in all.
@@ -390,7 +411,7 @@ class LocalEngine:
 
     def _on_done(self, worker: Worker, id: str, seconds: dict[str, float], batch: int) -> None:
         ticket = worker.flight.pop(id)
-        drew = worker.about["encoders"][ticket.request.encoder]["fingerprint"]
+        drew = worker.fingerprint(ticket.request.encoder)
         self._tell(ticket, "completed", seconds={"queue": ticket.waited} | seconds, batch=batch, fingerprint=drew)
 
     def _on_failed(self, worker: Worker, id: str, code: str, message: str) -> None:

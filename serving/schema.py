@@ -44,7 +44,7 @@ class VideoRequest(BaseModel):
 class Video(BaseModel):
     """A job. `error.code` is `cancelled` for one that was cancelled. `seconds_by_stage` tells where the time went.
 
-    `encoder_fingerprint` is that of the encoder that drew the clip, which a later server need not have any more.
+    `encoder_fingerprint` is that of the encoder that the clip was ordered from, and which alone draws it.
     """
 
     id: str

@@ -47,7 +47,7 @@ DAY = 86400.0
 class Job:
     """One clip from its order to its end. Times in seconds since 1970; ``seq`` counts up in order of arrival.
 
-    fingerprint: of the encoder that drew it, "" until it is completed.
+    fingerprint: of the encoder it was ordered from, else of the one that drew it.
     body: a digest of what was asked, to tell a repeated order from another one under the same idempotency key.
     """
 
@@ -105,9 +105,9 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             now = time.time()
             self._db.execute(
-                "INSERT INTO jobs (id, owner, model, request, status, created, idempotency, body) "
-                "VALUES (?, ?, ?, ?, 'queued', ?, ?, ?)",
-                (request.id, owner, model, json.dumps(asdict(request)), now, idempotency, body),
+                "INSERT INTO jobs (id, owner, model, request, status, created, fingerprint, idempotency, body) "
+                "VALUES (?, ?, ?, ?, 'queued', ?, ?, ?, ?)",
+                (request.id, owner, model, json.dumps(asdict(request)), now, request.fingerprint, idempotency, body),
             )
             self._db.execute("INSERT INTO uses VALUES (?, ?)", (owner, now))
             self._db.execute("DELETE FROM uses WHERE at < ?", (now - DAY,))

@@ -237,6 +237,19 @@ def test_threads_can_be_set_and_a_gpu_s_are_left_alone(make, monkeypatch, device
         assert environment.get(name) == (engines.TUNING[name] if device == "cpu" else None)
 
 
+def test_a_request_waits_for_the_worker_that_has_its_encoder(make):
+    running = make(devices=("cpu", "cpu"))
+    running.wait(lambda: running.engine.figures()["ready"] == 2)
+    newer = running.engine.workers[0]
+    newer.about["encoders"]["edited"]["fingerprint"] = "e" * 64  # as if it had been replaced on the disk
+    for name, print_ in (("old", "f"), ("new", "e"), ("any", ""), ("gone", "0")):
+        running.submit(name, fingerprint=print_ * 64)
+    ended = running.ended("old", "new", "any", "gone")
+    assert (ended["old"].fingerprint, ended["new"].fingerprint) == ("f" * 64, "e" * 64)
+    assert ended["any"].outcome == "completed" and running.outcomes("gone") == ["failed"]
+    assert ended["gone"].code == "encoder_changed" and "0" * 12 in ended["gone"].message
+
+
 def test_cancel_drops_a_queued_request_and_stops_a_running_one(running):
     running.submit("long", "slow", num_inference_steps=200)
     running.submit("queued", num_frames=3)

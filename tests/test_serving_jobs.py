@@ -69,6 +69,25 @@ def test_a_job_cut_off_twice_fails_with_the_reason(tmp_path):
         assert server.ended(server.order()["id"])["status"] == "completed"
 
 
+def test_what_was_ordered_from_one_encoder_is_not_drawn_by_another(tmp_path):
+    with toy_server(tmp_path) as server:
+        done = server.ended(server.order()["id"])["id"]
+        running = server.order("slow", num_inference_steps=90)["id"]
+        queued = server.order(num_frames=3)["id"]
+        server.until(lambda: server.get(running)["step"] > 0)
+        assert server.get(queued)["encoder_fingerprint"] == "f" * 64
+        server.end(signal.SIGKILL)
+    with toy_server(tmp_path, source="other") as server:
+        for id in (running, queued):
+            job = server.ended(id)
+            assert (job["status"], job["error"]["code"], job["encoder_fingerprint"]) == (
+                "failed", "encoder_changed", "f" * 64,
+            )  # fmt: skip
+            assert "f" * 12 in job["error"]["message"] and "e" * 12 in job["error"]["message"]
+        assert server.get(done)["status"] == "completed" and server.get(done)["encoder_fingerprint"] == "f" * 64
+        assert server.ended(server.ready().order()["id"])["encoder_fingerprint"] == "e" * 64  # the control
+
+
 def test_sigterm_finishes_what_it_can_and_keeps_the_rest(tmp_path):
     with toy_server(tmp_path, grace=2) as server:
         short = server.order("slow", num_inference_steps=8)["id"]

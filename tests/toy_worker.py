@@ -5,6 +5,7 @@ and "cuda" raise, "poison" raises for the whole batch unless alone. A request ta
 Its decoding "takes" as many seconds as it has threads.
 The encoder alone refuses ids from 1000 on, and 999 raises as a GPU would. The source "tampered" is refused, "broken"
 raises, "full" is out of memory, "dies" ends the process; "once" with a path loads only as long as there is no such file.
+The source "other" is an encoder with another fingerprint.
 """
 
 import os
@@ -52,11 +53,12 @@ class Toy:
         self.threads = count
 
     def describe(self) -> dict[str, Any]:
-        encoders = {"edited": {"backend": self.settings.backend, "provider": "cpu", "fingerprint": "f" * 64}}
+        print_ = ("e" if self.settings.source == "other" else "f") * 64
+        encoders = {"edited": {"backend": self.settings.backend, "provider": "cpu", "fingerprint": print_}}
         if self.settings.allow_original:
             encoders["original"] = {"backend": "torch", "provider": "cpu", "fingerprint": "0" * 64}
         return {
-            "pipeline": "Toy", "t2v": self.settings.t2v, "encoder": self.settings.source, "fingerprint": "f" * 64,
+            "pipeline": "Toy", "t2v": self.settings.t2v, "encoder": self.settings.source, "fingerprint": print_,
             "erased": [{"name": "pizza", "kind": "object", "aliases": [], "anchor": "hamburger"}],
             "states_moved": 0.5, "backend": self.settings.backend, "provider": "cpu", "device": self.device,
             "encoders": encoders, "multiple_of": 8, "max_frames": 32, "defaults": DEFAULTS | self.settings.defaults,
