@@ -32,6 +32,7 @@ from .jobs import Jobs, KeyReused, QueueFull
 from .keys import Keys
 from .metrics import Metrics
 from .schema import (
+    USUAL,
     Limits,
     Refused,
     Video,
@@ -171,6 +172,7 @@ def create_app(
             if value > most:
                 unit = " characters" if "prompt" in what else " pixels" if what == "size" else ""
                 raise Refused(400, "limit_exceeded", f"{what} is {value:g}{unit}: the most is {most:g}")
+        check_cost(usual, width * height, frames, steps)
         step, rest = known[model].get("frame_rule") or (1, 0)
         if frames % step != rest % step:
             below = (frames - rest) // step * step + rest
@@ -197,6 +199,15 @@ def create_app(
             fingerprint=known[model]["fingerprint"],
         )
         return clip, model
+
+    def check_cost(usual: dict[str, Any], pixels: int, frames: int, steps: int) -> None:
+        """What is within each limit may still hold a worker for hours."""
+        own = [usual[name] for name in ("width", "height", "num_frames", "num_inference_steps")]
+        most = limits.cost or (USUAL * math.prod(own) if all(own) else None)
+        cost = pixels * frames * steps
+        if most is not None and cost > most:
+            counted = f"{pixels} pixels × {frames} frames × {steps} steps is {cost}"
+            raise Refused(400, "limit_exceeded", f"{counted}: the most is {most}, so ask for fewer of one")
 
     def view(job: Job) -> Video:
         step, steps = jobs.engine.progress(job.id) if job.status == "in_progress" else (0, 0)

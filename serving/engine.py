@@ -47,6 +47,8 @@ class Patience:
 
     step: one denoising step or the decoding; start: loading. restart: the first pause after a failed start, doubled
     each time up to a minute. infer: for the encoder alone, which waits for the batch that is being drawn.
+    deadline: for a request from its beginning to its clip, then it fails. grace: for the step in which all that a worker
+    draws is cancelled or late; then the worker is killed.
     """
 
     silence: float = 20.0
@@ -55,20 +57,24 @@ class Patience:
     start: float = 1800.0
     restart: float = 1.0
     infer: float = 60.0
+    deadline: float = 1800.0
+    grace: float = 30.0
 
 
 @dataclass
 class Ticket:
     """A request on its way. alone: its worker died once, so it takes no others with it the next time.
 
-    cancelled: its worker was told so.
+    stop: why its worker was told to drop it, "cancelled" or "deadline_exceeded". queued, begun, stopped: when.
     """
 
     request: Request
     attempts: int = 0
     alone: bool = False
-    cancelled: bool = False
+    stop: Literal["", "cancelled", "deadline_exceeded"] = ""
     queued: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
+    stopped: float = 0.0
     waited: float = 0.0
     step: int = 0
     steps: int = 0
@@ -162,8 +168,7 @@ class LocalEngine:
             else:
                 for worker in self.workers:
                     if id in worker.flight:
-                        worker.flight[id].cancelled = True
-                        worker.outbox.put(("cancel", id))
+                        self._stop(worker, worker.flight[id], "cancelled")
                         return True
                 return False
         self._tell(ticket, "cancelled")
@@ -253,6 +258,22 @@ class LocalEngine:
             self._kill(worker, f"the worker was silent for {self.patience.silence:.0f} s")
         elif worker.state == "drawing" and worker.age > self.patience.step:
             self._kill(worker, f"a step took longer than {self.patience.step:.0f} s")
+        elif worker.live and worker.flight:
+            self._stop_the_late(worker)
+
+    def _stop(self, worker: Worker, ticket: Ticket, why: Literal["cancelled", "deadline_exceeded"]) -> None:
+        if not ticket.stop:
+            ticket.stop, ticket.stopped = why, time.monotonic()
+            worker.outbox.put(("cancel", ticket.request.id))
+
+    def _stop_the_late(self, worker: Worker) -> None:
+        """Stop what is past its deadline; kill the worker where that does not help and nobody waits for the others."""
+        now, tickets = time.monotonic(), list(worker.flight.values())
+        for ticket in tickets:
+            if now - ticket.begun > self.patience.deadline:
+                self._stop(worker, ticket, "deadline_exceeded")
+        if all(t.stop and now - t.stopped > self.patience.grace for t in tickets):
+            self._kill(worker, f"a step did not end within {self.patience.grace:.0f} s")
 
     def _answer_the_overdue(self) -> None:
         for token, (_, future, end) in list(self._asked.items()):
@@ -279,7 +300,8 @@ class LocalEngine:
             for ticket in batch:
                 self._queue.remove(ticket)
                 ticket.attempts += 1
-                ticket.waited = time.monotonic() - ticket.queued
+                ticket.begun = time.monotonic()
+                ticket.waited = ticket.begun - ticket.queued
                 worker.flight[ticket.request.id] = ticket
             worker.state, worker.age = "drawing", 0.0
             self._company = len(batch) > 1
@@ -418,7 +440,7 @@ class LocalEngine:
         self._tell(worker.flight.pop(id), "failed", code=code, message=message)
 
     def _on_cancelled(self, worker: Worker, id: str) -> None:
-        self._tell(worker.flight.pop(id), "cancelled")
+        self._tell_stopped(worker.flight.pop(id))
 
     def _on_inferred(self, worker: Worker, token: int, answer: States | UnlearnExportError) -> None:
         if token not in self._asked:
@@ -443,8 +465,8 @@ class LocalEngine:
             worker.flight.clear()
             for ticket in reversed(lost):
                 ticket.alone, ticket.step = True, 0
-                if ticket.cancelled:
-                    self._tell(ticket, "cancelled")
+                if ticket.stop:
+                    self._tell_stopped(ticket)
                 elif self._closing:
                     self._queue.appendleft(ticket)
                 elif ticket.attempts >= ATTEMPTS:
@@ -457,6 +479,13 @@ class LocalEngine:
                 self._restart_later(worker, reason, failed=not started)
             worker.about.pop("counts", None)
             self._changed.notify_all()
+
+    def _tell_stopped(self, ticket: Ticket) -> None:
+        if ticket.stop == "cancelled":
+            self._tell(ticket, "cancelled")
+        else:
+            message = f"not drawn within {self.patience.deadline:.0f} s: ask for fewer pixels, frames or steps"
+            self._tell(ticket, "failed", code=ticket.stop, message=message)
 
     def _tell(self, ticket: Ticket, outcome: Outcome, **more: Any) -> None:
         update = Update(ticket.request.id, outcome, ticket.step, ticket.steps, attempts=ticket.attempts, **more)

@@ -131,6 +131,28 @@ def test_what_the_pipeline_cannot_draw_is_refused_before_it_is_queued(tmp_path):
         assert order(num_frames=32, size="16x16").status_code == 200
 
 
+@pytest.mark.parametrize(("cost", "frames"), [(None, 32), (16 * 16 * 2 * 3 * 4, 8)])
+def test_pixels_frames_and_steps_have_a_budget_together(tmp_path, cost, frames):
+    with toy_server(tmp_path, limits={"cost": cost}) as server:  # by default 16 times the pipeline's own choices
+        order = lambda **body: server.http.post("/v1/videos", json={"prompt": "x"} | body)  # noqa: E731
+        assert order(num_frames=frames).status_code == order(num_frames=frames // 4, size="32x32").status_code == 200
+        for more in ({"size": "24x16"}, {"num_inference_steps": 4}):
+            refused(order(num_frames=frames, **more), 400, "limit_exceeded", f"{frames} frames", "the most is")
+
+
+def test_without_choices_of_the_pipeline_s_own_the_budget_is_the_one_that_was_given(tmp_path):
+    with toy_server(tmp_path, defaults={"num_frames": None}, limits={"cost": None}) as server:
+        assert server.order(num_frames=32, num_inference_steps=90)["status"] == "queued"
+
+
+def test_a_cancelled_job_whose_step_does_not_end_is_ended(tmp_path):
+    with toy_server(tmp_path, patience={"grace": 0.1}) as server:
+        id = server.order("hang")["id"]
+        server.until(lambda: server.get(id)["status"] == "in_progress")
+        assert server.http.post(f"/v1/videos/{id}/cancel").json()["error"]["code"] == "cancelled"
+        assert server.ended(server.order()["id"])["status"] == "completed"
+
+
 def test_an_idempotency_key_gives_the_same_job(server):
     order = lambda **body: server.http.post("/v1/videos", json=body, headers={"Idempotency-Key": "once"})  # noqa: E731
     first, again = order(prompt="a car"), order(prompt="a car")

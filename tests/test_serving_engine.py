@@ -264,6 +264,37 @@ def test_cancel_drops_a_queued_request_and_stops_a_running_one(running):
     assert running.ended("next")["next"].outcome == "completed"
 
 
+@pytest.mark.parametrize(("prompt", "renewed"), [("slow", False), ("hang", True)])
+@pytest.mark.parametrize("why", ["cancelled", "deadline_exceeded"])
+def test_a_request_is_ended_with_its_worker_only_where_its_step_does_not_end(make, prompt, renewed, why):
+    late = why == "deadline_exceeded"
+    running = make(patience=Patience(restart=0.05, grace=0.3 if renewed else 600, deadline=2.0 if late else 600))
+    running.submit("long", prompt, num_inference_steps=1000)
+    running.wait(lambda: "started" in running.outcomes("long"))
+    before = running.pid()
+    assert late or running.engine.cancel("long")
+    ended = running.ended("long")["long"]
+    assert running.outcomes("long") == ["started", "failed" if late else "cancelled"]  # and is not begun again
+    assert ended.code == ("deadline_exceeded" if late else "")
+    running.submit("next")
+    assert running.ended("next")["next"].outcome == "completed"
+    assert (running.pid() != before) == renewed
+
+
+def test_a_batch_is_not_ended_while_somebody_wants_it(make):
+    running = make(patience=Patience(restart=0.05, grace=0.0))
+    running.submit("first", "slow")
+    running.wait(lambda: "started" in running.outcomes("first"))
+    for name in "ab":
+        running.submit(name, "slow")
+    running.wait(lambda: "started" in running.outcomes("b"))
+    before = running.pid()
+    running.engine.cancel("a")
+    ended = running.ended("a", "b")
+    assert (ended["a"].outcome, ended["b"].outcome, ended["b"].batch) == ("cancelled", "completed", 2)
+    assert running.outcomes("b") == ["started", "completed"] and running.pid() == before
+
+
 def test_cancelling_one_of_a_batch_leaves_the_others(running):
     running.submit("first", "slow")
     running.wait(lambda: "started" in running.outcomes("first"))

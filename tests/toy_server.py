@@ -18,10 +18,11 @@ def main() -> None:
         Settings(options.pop("source", "toy"), "toy", **settings),
         options.pop("devices", ["cpu"]),
         max_batch=options.pop("max_batch", 4),
-        patience=Patience(restart=0.05, step=options.pop("step", 600)),
+        patience=Patience(restart=0.05, **options.pop("patience", {})),
         command=(sys.executable, str(Path(__file__).with_name("toy_worker.py"))),
     )
-    limits, retention = Limits(**options.pop("limits", {})), Retention(**options.pop("retention", {}))
+    limits = Limits(**{"cost": 10**9} | options.pop("limits", {}))
+    retention = Retention(**options.pop("retention", {}))
     keys = Path(options.pop("keys")) if "keys" in options else None
     chosen = {"name": "toy", "port": 0, "grace": 2} | options
     say = lambda text: print(text, flush=True)  # noqa: E731

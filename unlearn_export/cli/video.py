@@ -146,6 +146,17 @@ def generate(
 @click.option("--max-frames", default=128, type=click.IntRange(min=1), help="Frames of a request's clip.")
 @click.option("--max-pixels", default=1280 * 1280, type=click.IntRange(min=1), help="Of a frame: width × height.")
 @click.option("--max-steps", default=100, type=click.IntRange(min=1), help="Denoising steps of a request.")
+@click.option(
+    "--max-cost",
+    type=click.IntRange(min=1),
+    help="Of a request: pixels × frames × steps. [default: 16 times that of the pipeline's own choices]",
+)
+@click.option(
+    "--max-seconds",
+    default=1800.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="For drawing one clip, then the job fails.",
+)
 @click.option("--max-waiting", default=100, type=click.IntRange(min=1), help="Jobs that may queue; then 429.")
 @click.option("--keep-jobs", default=1000, type=click.IntRange(min=1), help="Ended jobs that are kept.")
 @click.option("--keep-days", default=7.0, type=click.FloatRange(min=0, min_open=True), help="For how long.")
@@ -164,6 +175,8 @@ def serve(
     max_frames: int,
     max_pixels: int,
     max_steps: int,
+    max_cost: int | None,
+    max_seconds: float,
     max_waiting: int,
     keep_jobs: int,
     keep_days: float,
@@ -185,7 +198,7 @@ def serve(
 
     try:
         from serving.contract import Settings
-        from serving.engine import LocalEngine
+        from serving.engine import LocalEngine, Patience
         from serving.jobs import Retention
         from serving.schema import Limits
         from serving.server import Options
@@ -205,10 +218,11 @@ def serve(
         port=port,
         keys=keys,
         waiting=max_waiting,
-        limits=Limits(prompt=max_prompt, frames=max_frames, steps=max_steps, pixels=max_pixels),
+        limits=Limits(prompt=max_prompt, frames=max_frames, steps=max_steps, pixels=max_pixels, cost=max_cost),
         retention=Retention(keep_jobs, keep_days * 86400, int(keep_gb * 1e9)),
     )
-    engine = LocalEngine(Settings(source, t2v, inputs=pairs(inputs), **choices), devices, max_batch=max_batch)
+    settings, patience = Settings(source, t2v, inputs=pairs(inputs), **choices), Patience(deadline=max_seconds)
+    engine = LocalEngine(settings, devices, max_batch=max_batch, patience=patience)
     serve_http(engine, options, say=click.echo)
 
 
