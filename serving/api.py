@@ -11,6 +11,7 @@ import logging
 import math
 import secrets
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from unlearn_export.errors import UnlearnExportError
@@ -79,6 +81,7 @@ def create_app(
     """
     limits = limits or Limits()
     metrics = Metrics(jobs)
+    charging = threading.Lock()  # what a key has left is read and taken in one
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -268,17 +271,19 @@ def create_app(
     )
     async def create(request: Request, response: Response, owner: Caller) -> Video:
         """Order a clip. It is drawn in its turn: poll it, or follow its events."""
-        asked = await read_request(request)
+        return await run_in_threadpool(place, await read_request(request), request, response, owner)
+
+    def place(asked: VideoRequest, request: Request, response: Response, owner: str) -> Video:
         idempotency = request.headers.get("idempotency-key")
         if idempotency is not None and not 0 < len(idempotency) <= 255:
             raise Refused(400, "invalid_idempotency_key", "an idempotency key has 1 to 255 characters")
         body = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
         clip, model = choose(asked)
-        earlier = jobs.store.ordered(idempotency, owner) if idempotency else None
-        if earlier is None:
-            charge(request)
         try:
-            job, new = jobs.create(clip, owner, model, idempotency, body)
+            with charging:
+                if not (idempotency and jobs.store.ordered(idempotency, owner)):
+                    charge(request)
+                job, new = jobs.create(clip, owner, model, idempotency, body)
         except QueueFull as error:
             raise Refused(429, "queue_full", str(error), {"Retry-After": str(error.retry_after)}) from error
         except KeyReused as error:
@@ -343,7 +348,7 @@ def create_app(
         format: Literal["mp4", "webp", "gif"] | None = None,
     ) -> FileResponse:
         """The clip as a file: mp4, or webp or gif by `format` or `Accept`."""
-        job = find(id, owner)
+        job = await run_in_threadpool(find, id, owner)
         if job.status != "completed":
             raise Refused(409, "not_completed", f"video {id} is {job.status}: there is nothing to download")
         kind = variant if variant != "video" else format or preferred(request.headers.get("accept", ""))
@@ -355,7 +360,7 @@ def create_app(
                 if jobs.file(job).is_file():
                     raise
                 raise Refused(404, "not_found", f"the files of video {id} are gone") from error
-            jobs.store.grow(id, added)
+            await run_in_threadpool(jobs.store.grow, id, added)
         return FileResponse(
             file, media_type=media_type, filename=f"{id}{file.suffix}", content_disposition_type="inline"
         )
@@ -363,7 +368,7 @@ def create_app(
     @app.get("/v1/videos/{id}/events", response_class=StreamingResponse, responses=REFUSALS, tags=["videos"])
     async def events(id: str, owner: Caller) -> StreamingResponse:
         """The job after every step, as server-sent events, until it ends."""
-        find(id, owner)
+        await run_in_threadpool(find, id, owner)
         return StreamingResponse(
             follow(id, owner), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
@@ -378,7 +383,7 @@ def create_app(
         with jobs.listening(id, hear):
             while True:
                 changed.clear()
-                job = jobs.store.get(id, owner)
+                job = await run_in_threadpool(jobs.store.get, id, owner)
                 if job is None:
                     yield 'event: deleted\ndata: {"id": ' + json.dumps(id) + "}\n\n"
                     return
@@ -412,12 +417,12 @@ def create_app(
         return dict(jobs.engine.describe()["evaluation"])
 
     @app.get("/health/live", tags=["health"])
-    def live() -> dict[str, str]:
+    async def live() -> dict[str, str]:
         """This process answers."""
         return {"status": "live"}
 
     @app.get("/health/ready", tags=["health"], responses={503: REFUSALS[503]})
-    def ready(response: Response) -> dict[str, str]:
+    async def ready(response: Response) -> dict[str, str]:
         """A worker with the model has answered lately; else the reason."""
         health = jobs.engine.health()
         response.status_code = 200 if health.ready else 503

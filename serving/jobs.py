@@ -43,7 +43,9 @@ class Retention:
 
 
 class Jobs:
-    """The service behind the API. Methods are quick, and safe to call from any thread."""
+    """The service behind the API. Methods are safe to call from any thread, and wait for the store: not for an event loop,
+    but for ``listening``, which waits for nothing.
+    """
 
     def __init__(self, folder: Path, engine: Engine, *, waiting: int = 100, retention: Retention | None = None) -> None:
         self.folder, self.engine, self.waiting = folder, engine, waiting
@@ -54,7 +56,8 @@ class Jobs:
         self.pace = 1.0  # seconds from one clip's end to the next's, while there is work; for Retry-After
         self._unrecorded: deque[Update] = deque()  # ends that the store could not take yet
         self._listeners: dict[str, set[Listener]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # one order at a time
+        self._hearing = threading.Lock()
 
     def start(self) -> None:
         """Take up what an earlier process left, then serve."""
@@ -135,12 +138,12 @@ class Jobs:
     @contextlib.contextmanager
     def listening(self, id: str, listener: Listener) -> Iterator[None]:
         """Within the block, ``listener`` hears every update of the job, from another thread."""
-        with self._lock:
+        with self._hearing:
             self._listeners.setdefault(id, set()).add(listener)
         try:
             yield
         finally:
-            with self._lock:
+            with self._hearing:
                 heard = self._listeners.get(id, set())
                 heard.discard(listener)
                 if not heard:
@@ -153,7 +156,7 @@ class Jobs:
             log.exception("job %s: %s was not recorded", update.id, update.outcome)
             if update.outcome in ENDS:
                 self._unrecorded.append(update)
-        with self._lock:
+        with self._hearing:
             listeners = list(self._listeners.get(update.id, ()))
         for listener in listeners:
             listener(update)

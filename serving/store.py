@@ -76,15 +76,17 @@ class Job:
 
 
 class Store:
-    """Every change is one transaction, and moves a job only from where it can be moved: nothing ends twice."""
+    """Every change is one transaction, and moves a job only from where it can be moved: nothing ends twice.
+
+    Reads have a connection of their own, so that they do not wait for a change that waits for another process.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises UnlearnExportError where the file cannot be opened or is no job store."""
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
-            self._db.row_factory = sqlite3.Row
+            self._db, self._reads = connect(path), connect(path)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(SCHEMA)
@@ -94,8 +96,9 @@ class Store:
             raise UnlearnExportError(f"cannot open the job store {path}: {error}") from error
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._reading:
             self._db.close()
+            self._reads.close()
 
     def add(
         self, request: Request, owner: str = "", model: str = "", idempotency: str | None = None, body: str = ""
@@ -204,8 +207,8 @@ class Store:
             return self._db.execute(f"UPDATE jobs SET {assignment}", values).rowcount == 1
 
     def _read(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
+        with self._reading:
+            return self._reads.execute(query, values).fetchall()
 
     def _select(self, where: str, values: Sequence[Any]) -> list[Job]:
         rows = self._read(f"SELECT * FROM jobs WHERE {where}", values)
@@ -213,3 +216,9 @@ class Store:
             Job(**dict(row) | {"request": Request(**json.loads(row["request"])), "seconds": json.loads(row["seconds"])})
             for row in rows
         ]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+    db.row_factory = sqlite3.Row
+    return db

@@ -2,6 +2,8 @@
 
 import io
 import json
+import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -103,6 +105,30 @@ def test_events_tell_every_step_until_the_end(server):
     assert events[-1]["status"] == "completed" and {1, 2, 3} <= {e["step"] for e in events}
     with server.http.stream("GET", f"/v1/videos/{id}/events") as stream:
         assert "event: completed" in stream.read().decode()
+
+
+def test_a_held_store_holds_up_nobody_but_those_who_write(tmp_path):
+    with toy_server(tmp_path) as server:
+        id, answers = server.order("slow", num_inference_steps=90)["id"], []
+        order = lambda: answers.append(server.http.post("/v1/videos", json={"prompt": "x"}))  # noqa: E731
+        other = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        orders = [threading.Thread(target=order) for _ in range(45)]  # more than there are threads for requests
+        for some in (orders[:1], orders[1:]):
+            for thread in some:
+                thread.start()
+            time.sleep(0.2)
+            if some == orders[:1]:
+                assert server.get(id)["id"] == id
+                with server.http.stream("GET", f"/v1/videos/{id}/events") as stream:
+                    assert next(stream.iter_lines()).startswith("event: ")
+            for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
+                assert server.http.get(path).status_code == 200
+        assert not answers
+        other.execute("ROLLBACK")
+        for thread in orders:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 45
 
 
 def test_what_is_served_is_told(server):
