@@ -92,9 +92,9 @@ def create_app(
         await asyncio.to_thread(jobs.stop, grace)
 
     async def do_chores() -> None:
-        said, tended = "", time.monotonic()
+        said, tended = "", -math.inf
         while True:
-            health = jobs.engine.health()
+            health = jobs.health()
             state = "ready" if health.ready else health.reason
             if on_change is not None and state != said:
                 on_change(state)
@@ -103,8 +103,9 @@ def create_app(
                 tended = time.monotonic()
                 try:
                     await asyncio.to_thread(jobs.tend)
-                except (sqlite3.Error, OSError):
-                    log.exception("nothing can be pruned for now")
+                except (sqlite3.Error, OSError) as error:
+                    log.error("nothing can be pruned for now: %s", error)
+                    await asyncio.to_thread(jobs.check)
             await asyncio.sleep(0.2)
 
     app = FastAPI(
@@ -277,6 +278,8 @@ def create_app(
         idempotency = request.headers.get("idempotency-key")
         if idempotency is not None and not 0 < len(idempotency) <= 255:
             raise Refused(400, "invalid_idempotency_key", "an idempotency key has 1 to 255 characters")
+        if jobs.fault:
+            raise Refused(503, "not_ready", f"not ready: {jobs.fault}", {"Retry-After": "10"})
         body = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
         clip, model = choose(asked)
         try:
@@ -424,7 +427,7 @@ def create_app(
     @app.get("/health/ready", tags=["health"], responses={503: REFUSALS[503]})
     async def ready(response: Response) -> dict[str, str]:
         """A worker with the model has answered lately; else the reason."""
-        health = jobs.engine.health()
+        health = jobs.health()
         response.status_code = 200 if health.ready else 503
         return {"status": "ready"} if health.ready else {"status": "not ready", "reason": health.reason}
 
@@ -454,6 +457,7 @@ def create_app(
 
     @app.exception_handler(sqlite3.Error)
     async def unwritten(_: Request, error: sqlite3.Error) -> JSONResponse:
+        await run_in_threadpool(jobs.check)
         return refusal(503, "unavailable", f"the job store cannot be used: {error}")
 
     return app

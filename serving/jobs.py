@@ -2,9 +2,11 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,10 +15,12 @@ from uuid import uuid4
 
 from unlearn_export.errors import UnlearnExportError
 
-from .contract import ATTEMPTS, VIDEO, Engine, Request, Update
+from .contract import ATTEMPTS, VIDEO, Engine, Health, Request, Update
 from .store import Job, Store
 
 ENDS = ("completed", "failed", "cancelled")
+ROOM = 2**24  # bytes that must be free for a clip
+RESERVE = 2**20  # bytes that the store is sure of for deleting
 log = logging.getLogger(__name__)
 Listener = Callable[[Update], None]
 
@@ -48,19 +52,28 @@ class Jobs:
     """
 
     def __init__(self, folder: Path, engine: Engine, *, waiting: int = 100, retention: Retention | None = None) -> None:
+        """Take up what an earlier process left. Raises UnlearnExportError where the folder cannot be used."""
         self.folder, self.engine, self.waiting = folder, engine, waiting
         self.retention = retention or Retention()
         self.store = Store(folder / "jobs.sqlite3")
         self.clips = folder / "clips"
+        self.reserve = folder / "reserve"  # given up on a full disk, so that something can be deleted
         self.on_end: Listener = lambda update: None  # hears each job's end once
         self.pace = 1.0  # seconds from one clip's end to the next's, while there is work; for Retry-After
         self._unrecorded: deque[Update] = deque()  # ends that the store could not take yet
         self._listeners: dict[str, set[Listener]] = {}
         self._lock = threading.Lock()  # one order at a time
         self._hearing = threading.Lock()
+        self.fault = ""  # why nothing can be written, in one line
+        try:
+            self._left = self._take_up()
+        except (sqlite3.Error, OSError) as error:
+            raise UnlearnExportError(
+                f"cannot take up the jobs in {folder}: {error}; make room, or choose another --data folder"
+            ) from error
 
-    def start(self) -> None:
-        """Take up what an earlier process left, then serve."""
+    def _take_up(self) -> list[Job]:
+        """What an earlier process left to be drawn; what it left that is of no use is removed."""
         for job in self.store.unended():
             if job.attempts >= ATTEMPTS:
                 self.store.fail(job.id, "interrupted", f"begun {job.attempts} times and cut off each time")
@@ -69,16 +82,45 @@ class Jobs:
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
         self.store.requeue(job.id for job in self.store.unended())
+        return self.store.unended()
+
+    def start(self) -> None:
+        """Serve, beginning with what was taken up."""
+        self.check()
         self.engine.start(self._on_update)
-        for job in self.store.unended():
+        for job in self._left:
             here = replace(job.request, folder=str(self.folder_of(job).absolute()))  # the folder may have been moved
             self.engine.submit(here, job.attempts)
-        self.prune()
 
     def stop(self, deadline: float) -> None:
         """Let what runs finish within ``deadline`` seconds; the rest waits for the next start."""
-        self.store.requeue(self.engine.stop(deadline), forgive=True)
+        left = self.engine.stop(deadline)
+        try:
+            self.store.requeue(left, forgive=True)
+        except sqlite3.Error as error:  # they are taken up as cut off
+            log.error("the end of %d jobs was not recorded: %s", len(left), error)
         self.store.close()
+
+    def health(self) -> Health:
+        """The engine's, or why jobs and clips cannot be written. No order is to be taken while it has such a reason."""
+        health = self.engine.health()
+        return Health(False, self.fault) if health.ready and self.fault else health
+
+    def check(self) -> None:
+        """Find out whether jobs and clips can be written, for ``health`` to tell; keep some room for deleting."""
+        probe = self.clips / ".room"
+        try:
+            self.clips.mkdir(exist_ok=True)
+            try:
+                allocate(probe, ROOM)
+            finally:
+                probe.unlink(missing_ok=True)
+            allocate(self.reserve, RESERVE)
+            self.store.note("checked", str(time.time()))
+            self.fault = ""
+        except (sqlite3.Error, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self.fault = f"jobs and clips cannot be written: {reason}"
 
     def create(
         self, request: Request, owner: str = "", model: str = "", idempotency: str | None = None, body: str = ""
@@ -114,8 +156,12 @@ class Jobs:
     def delete(self, id: str) -> None:
         """Cancel a job that has not ended; its clip and its record are gone."""
         self.cancel(id)
-        self.store.delete(id)
-        shutil.rmtree(self.clips / id, ignore_errors=True)
+        shutil.rmtree(self.clips / id, ignore_errors=True)  # first: on a full disk this makes room for the other
+        try:
+            self.store.delete(id)
+        except sqlite3.Error:
+            self.reserve.unlink(missing_ok=True)
+            self.store.delete(id)
 
     def folder_of(self, job: Job) -> Path:
         return self.clips / job.id
@@ -130,7 +176,12 @@ class Jobs:
             self.delete(id)
 
     def tend(self) -> None:
-        """To be called now and then: record the ends that could not be written before, and prune."""
+        """To be called now and then: record the ends that could not be written before, and prune.
+
+        Raises sqlite3.Error or OSError where that cannot be done yet.
+        """
+        if self.fault:
+            self.check()
         for _ in range(len(self._unrecorded)):
             self._on_update(self._unrecorded.popleft())
         self.prune()
@@ -152,10 +203,13 @@ class Jobs:
     def _on_update(self, update: Update) -> None:
         try:
             self._record(update)
-        except (sqlite3.Error, OSError):
-            log.exception("job %s: %s was not recorded", update.id, update.outcome)
+        except (sqlite3.Error, OSError) as error:
+            log.error("job %s: %s was not recorded: %s", update.id, update.outcome, error)
             if update.outcome in ENDS:
                 self._unrecorded.append(update)
+            self.check()
+        if update.code == "failed":  # it may be the disk that failed it
+            self.check()
         with self._hearing:
             listeners = list(self._listeners.get(update.id, ()))
         for listener in listeners:
@@ -183,3 +237,9 @@ class Jobs:
         if job is None or job.status != "completed":  # deleted or cancelled, or a worker died while it wrote
             shutil.rmtree(folder, ignore_errors=True)
         self.prune()
+
+
+def allocate(path: Path, size: int) -> None:
+    """Have a file of so many bytes, whatever is in them. Raises OSError where there is no room."""
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size)

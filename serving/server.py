@@ -43,8 +43,12 @@ def serve(engine: Engine, options: Options, say: Callable[[str], None]) -> None:
     if options.keys is None and options.host not in LOOPBACK:
         raise UsageError(f"--host {options.host} lets others in: make keys with python -m serving.keys and pass --keys")
     keys = Keys(options.keys) if options.keys else None
-    options.folder.mkdir(parents=True, exist_ok=True)
-    with (options.folder / "lock").open("w") as lock:
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        lock = (options.folder / "lock").open("w")
+    except OSError as error:
+        raise UsageError(f"cannot write to {options.folder}: {error.strerror}; choose another --data folder") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

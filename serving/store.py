@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status);
 CREATE TABLE IF NOT EXISTS uses (owner TEXT NOT NULL, at REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS uses_by_owner ON uses (owner, at);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 DAY = 86400.0
 
@@ -198,6 +199,11 @@ class Store:
             (count, bytes, time.time() - age),
         )
         return [row[0] for row in rows]
+
+    def note(self, name: str, value: str) -> None:
+        """Remember a fact in place of what had this name."""
+        with self._lock, self._db:
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def ids(self) -> set[str]:
         return {row[0] for row in self._read("SELECT id FROM jobs", ())}

@@ -1,5 +1,6 @@
 """Jobs through the ends of processes: retention, overload, restart, and workers killed at random."""
 
+import contextlib
 import io
 import json
 import os
@@ -18,10 +19,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 from serving_client import TESTS, toy_server
-from toy_worker import colour
+from toy_worker import Toy, colour
 
 from serving import api
-from serving.contract import Health, Request, Update
+from serving.contract import Health, Request, Settings, Update
 from serving.jobs import Jobs
 from unlearn_export.errors import UnlearnExportError
 
@@ -239,6 +240,9 @@ class Still:
     def progress(self, id):
         return 0, 0
 
+    def describe(self):
+        return Toy(Settings("toy", "toy"), "cpu").describe()
+
     def health(self):
         return Health(True)
 
@@ -312,6 +316,62 @@ def test_an_end_that_could_not_be_written_is_recorded_later_and_once(jobs, monke
 
 def disk_full(*_, **__):
     raise sqlite3.OperationalError("database or disk is full")
+
+
+class FullDisk:
+    """In a store's connection's place."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    execute = disk_full
+
+
+@pytest.mark.parametrize("given_up", ["clip", "reserve"])
+def test_on_a_full_disk_a_clip_can_still_be_deleted(jobs, monkeypatch, given_up):
+    job = ordered(jobs)
+    jobs.engine.tell(Update(job.id, "completed"))
+    takes, delete = {"clip": jobs.file(job), "reserve": jobs.reserve}[given_up], jobs.store.delete
+    assert takes.exists()
+    monkeypatch.setattr(jobs.store, "delete", lambda id: disk_full() if takes.exists() else delete(id))
+    client = TestClient(api.create_app(jobs), base_url="http://127.0.0.1")
+    assert client.delete(f"/v1/videos/{job.id}").json()["deleted"]
+    assert jobs.store.get(job.id) is None and not jobs.file(job).exists()
+
+
+def test_on_a_full_disk_no_order_is_taken_and_it_is_not_ready_until_there_is_room(jobs, monkeypatch):
+    client = TestClient(api.create_app(jobs), base_url="http://127.0.0.1")
+    order = lambda: client.post("/v1/videos", json={"prompt": "x"}).status_code  # noqa: E731
+    ready = lambda: client.get("/health/ready")  # noqa: E731
+    assert (order(), ready().status_code) == (200, 200)  # the control
+    with monkeypatch.context() as full:
+        full.setattr(jobs.store, "_db", FullDisk())
+        assert order() == 503
+        assert ready().status_code == 503 and "disk is full" in ready().json()["reason"]
+        with contextlib.suppress(sqlite3.Error):
+            jobs.tend()
+        assert ready().status_code == 503
+    jobs.tend()
+    assert (order(), ready().status_code) == (200, 200)
+    with monkeypatch.context() as full:  # where only clips cannot be written
+        jobs.file(ordered(jobs)).touch()
+        full.setattr(jobs, "clips", jobs.folder / "jobs.sqlite3" / "clips")
+        jobs.engine.tell(Update(jobs.engine.request.id, "failed", code="failed"))
+        assert (order(), ready().status_code) == (503, 503)
+    jobs.tend()
+    assert (order(), ready().status_code) == (200, 200)
+
+
+def test_a_start_on_a_full_disk_is_refused_in_one_line(jobs, tmp_path, monkeypatch):
+    job = ordered(jobs)
+    jobs.engine.tell(Update(job.id, "started", attempts=1))
+    monkeypatch.setattr("serving.store.Store.requeue", disk_full)
+    with pytest.raises(UnlearnExportError, match=r"cannot take up the jobs in .*disk is full") as caught:
+        Jobs(tmp_path, Still())
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_due_now_and_then_goes_on_after_a_full_disk(jobs, monkeypatch):

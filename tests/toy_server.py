@@ -9,6 +9,7 @@ from serving.engine import LocalEngine, Patience
 from serving.jobs import Retention
 from serving.schema import Limits
 from serving.server import Options, serve
+from unlearn_export.errors import UnlearnExportError
 
 
 def main() -> None:
@@ -30,4 +31,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UnlearnExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
