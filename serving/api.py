@@ -98,14 +98,14 @@ def create_app(
             state = "ready" if health.ready else health.reason
             if on_change is not None and state != said:
                 on_change(state)
-            said = state
-            if time.monotonic() - tended > TEND:
+            if time.monotonic() - tended > TEND or (health.ready and state != said):
                 tended = time.monotonic()
                 try:
                     await asyncio.to_thread(jobs.tend)
                 except (sqlite3.Error, OSError) as error:
                     log.error("nothing can be pruned for now: %s", error)
                     await asyncio.to_thread(jobs.check)
+            said = state
             await asyncio.sleep(0.2)
 
     app = FastAPI(
@@ -130,12 +130,11 @@ def create_app(
     Caller = Annotated[str, Depends(caller)]
 
     def models() -> dict[str, dict[str, Any]]:
-        about = dict(jobs.engine.describe())
+        about = dict(jobs.describe())
         if not about:
             return {}
         about["has_evaluation"] = bool(about.pop("evaluation", None))
-        about.pop("counts", None)
-        hidden = ("t2v", "encoder", "pid", "encoders")
+        hidden = ("t2v", "encoder", "pid", "encoders", "counts")
         public = {key: value for key, value in about.items() if key not in hidden}
         known = {name: public}
         if original := about["encoders"].get("original"):
@@ -417,7 +416,7 @@ def create_app(
         known = models()
         if id not in known or not known[id]["has_evaluation"]:
             raise Refused(404, "not_found", f"no evaluation of {id!r} here")
-        return dict(jobs.engine.describe()["evaluation"])
+        return dict(jobs.describe()["evaluation"])
 
     @app.get("/health/live", tags=["health"])
     async def live() -> dict[str, str]:

@@ -108,6 +108,8 @@ class Engine(Protocol):
     One whose encoder no worker has (any more) fails with the code "encoder_changed".
     """
 
+    settings: Settings
+
     def start(self, on_update: Callable[[Update], None]) -> None:
         """Begin loading and return at once. ``on_update`` is called from any thread, and must be quick."""
 

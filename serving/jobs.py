@@ -1,6 +1,7 @@
 """Jobs: what the store remembers and the engine does, kept in step; the queue's bound, retention, recovery."""
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -9,8 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from unlearn_export.errors import UnlearnExportError
@@ -67,6 +69,9 @@ class Jobs:
         self.fault = ""  # why nothing can be written, in one line
         try:
             self._left = self._take_up()
+            self._noted = self.store.noted("model") or "[{}, {}]"
+            asked, about = json.loads(self._noted)
+            self._known: dict[str, Any] = about if asked == asdict(engine.settings) else {}
         except (sqlite3.Error, OSError) as error:
             raise UnlearnExportError(
                 f"cannot take up the jobs in {folder}: {error}; make room, or choose another --data folder"
@@ -100,6 +105,18 @@ class Jobs:
         except sqlite3.Error as error:  # they are taken up as cut off
             log.error("the end of %d jobs was not recorded: %s", len(left), error)
         self.store.close()
+
+    def describe(self) -> dict[str, Any]:
+        """The model as the engine found it; while it is loaded, as it was found when the same was loaded last."""
+        return self.engine.describe() or self._known
+
+    def remember(self) -> None:
+        """Keep what the engine found, so that the next process takes orders while it loads."""
+        about = {key: value for key, value in self.engine.describe().items() if key not in ("counts", "pid")}
+        noted = json.dumps([asdict(self.engine.settings), about])
+        if about and noted != self._noted:
+            self.store.note("model", noted)
+            self._noted = noted
 
     def health(self) -> Health:
         """The engine's, or why jobs and clips cannot be written. No order is to be taken while it has such a reason."""
@@ -176,12 +193,13 @@ class Jobs:
             self.delete(id)
 
     def tend(self) -> None:
-        """To be called now and then: record the ends that could not be written before, and prune.
+        """To be called now and then, and once it is ready: record the ends that could not be written before, and prune.
 
         Raises sqlite3.Error or OSError where that cannot be done yet.
         """
         if self.fault:
             self.check()
+        self.remember()
         for _ in range(len(self._unrecorded)):
             self._on_update(self._unrecorded.popleft())
         self.prune()

@@ -205,6 +205,10 @@ class Store:
         with self._lock, self._db:
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
+    def noted(self, name: str) -> str | None:
+        rows = self._read("SELECT value FROM facts WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
+
     def ids(self) -> set[str]:
         return {row[0] for row in self._read("SELECT id FROM jobs", ())}
 

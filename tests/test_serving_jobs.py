@@ -89,6 +89,27 @@ def test_what_was_ordered_from_one_encoder_is_not_drawn_by_another(tmp_path):
         assert server.ended(server.ready().order()["id"])["encoder_fingerprint"] == "e" * 64  # the control
 
 
+def test_orders_are_taken_while_a_known_model_is_being_loaded(tmp_path):
+    held = tmp_path / "held"
+    with toy_server(tmp_path / "data", source=f"late {held}") as server:
+        told = server.ready().http.get("/v1/models").json()
+        server.end()
+    held.touch()
+    with toy_server(tmp_path / "data", source=f"late {held}") as server:
+        assert server.http.get("/health/ready").status_code == 503
+        assert server.http.get("/v1/models").json() == told
+        assert server.http.post("/v1/videos", json={"prompt": "x", "size": "17x16"}).status_code == 400
+        ordered = server.order()
+        assert (ordered["status"], ordered["size"], ordered["encoder_fingerprint"]) == ("queued", "16x16", "f" * 64)
+        held.unlink()
+        assert server.ended(ordered["id"])["status"] == "completed"
+    held.touch()
+    for options in ({"folder": tmp_path / "new"}, {"folder": tmp_path / "data", "allow_original": True}):
+        with toy_server(**options, source=f"late {held}") as server:  # the control: not known, or asked for otherwise
+            assert server.http.post("/v1/videos", json={"prompt": "x"}).status_code == 503
+            assert server.http.get("/v1/models").json()["data"] == []
+
+
 def test_sigterm_finishes_what_it_can_and_keeps_the_rest(tmp_path):
     with toy_server(tmp_path, grace=2) as server:
         short = server.order("slow", num_inference_steps=8)["id"]
@@ -228,6 +249,8 @@ def test_fifty_clients_for_two_minutes(tmp_path):
 class Still:
     """An engine that does nothing by itself: its updates come when the test says so."""
 
+    settings = Settings("toy", "toy")
+
     def start(self, on_update):
         self.tell = on_update
 
@@ -241,7 +264,7 @@ class Still:
         return 0, 0
 
     def describe(self):
-        return Toy(Settings("toy", "toy"), "cpu").describe()
+        return Toy(self.settings, "cpu").describe()
 
     def health(self):
         return Health(True)

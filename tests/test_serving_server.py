@@ -1,5 +1,6 @@
 """`unlearn-export serve` as a user runs it: real workers, small random models of the real classes."""
 
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import tiny
 from serving_client import running
 
+from serving.store import Store
 from unlearn_export.artifact import write_json
 from unlearn_export.onnx.export import export_onnx
 
@@ -68,6 +70,8 @@ def test_the_edited_encoder_is_at_work_and_a_cancelled_job_leaves_no_trace(tmp_p
         assert server.metric('unlearn_resident_bytes{process="api"}') < 120e6
         assert server.metric('unlearn_resident_bytes{process="worker-0"}') > 120e6  # the control
         assert server.end() == 0
+    asked, about = json.loads(Store(tmp_path / "data/jobs.sqlite3").noted("model"))  # for the next start
+    assert about["fingerprint"] == edited["fingerprint"] and asked["backend"] == "onnx"
 
 
 def test_a_tampered_artifact_is_never_served(tmp_path, t2v):

@@ -44,6 +44,21 @@ def test_a_store_from_before_fingerprints_is_taken_over(store, tmp_path):
     assert again.get("a").fingerprint == "" and again.complete("a", {}, 1, 1, "f0")
 
 
+def test_a_fact_is_the_one_that_was_noted_last(store, tmp_path):
+    assert store.noted("model") is None
+    for value in ("a", "b “🍕”"):
+        store.note("model", value)
+    assert Store(tmp_path / "jobs.sqlite3").noted("model") == "b “🍕”"
+
+
+def test_a_store_from_before_facts_is_taken_over(store, tmp_path):
+    store.add(request("a"))
+    store._db.execute("DROP TABLE facts")
+    again = Store(tmp_path / "jobs.sqlite3")
+    again.note("model", "a")
+    assert again.noted("model") == "a" and again.get("a").request == request("a")
+
+
 def test_an_attempt_cut_off_by_us_is_forgiven(store):
     for id in "ab":
         store.add(request(id))

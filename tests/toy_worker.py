@@ -5,7 +5,7 @@ and "cuda" raise, "poison" raises for the whole batch unless alone. A request ta
 Its decoding "takes" as many seconds as it has threads.
 The encoder alone refuses ids from 1000 on, and 999 raises as a GPU would. The source "tampered" is refused, "broken"
 raises, "full" is out of memory, "dies" ends the process; "once" with a path loads only as long as there is no such file.
-The source "other" is an encoder with another fingerprint.
+The source "other" is an encoder with another fingerprint; "late" with a path loads once there is no such file any more.
 """
 
 import os
@@ -40,6 +40,8 @@ class Toy:
             raise MemoryError("out of memory")
         if settings.source == "dies":
             os._exit(7)
+        while settings.source.startswith("late ") and Path(settings.source.removeprefix("late ")).exists():
+            time.sleep(0.01)
         if settings.source.startswith("once "):
             try:
                 Path(settings.source.removeprefix("once ")).touch(exist_ok=False)
