@@ -26,8 +26,8 @@ from starlette.exceptions import HTTPException
 from unlearn_export.errors import UnlearnExportError
 
 from . import kserve
+from .contract import Health, Update
 from .contract import Request as Clip
-from .contract import Update
 from .convert import FORMATS, convert
 from .guard import Guard
 from .jobs import Jobs, KeyReused, QueueFull
@@ -72,12 +72,12 @@ def create_app(
     keys: Keys | None = None,
     limits: Limits | None = None,
     grace: float = 20.0,
-    on_change: Callable[[str], None] | None = None,
+    on_change: Callable[[Health], None] | None = None,
 ) -> FastAPI:
     """The application around ``jobs``, which it starts and stops.
 
     name: the model's id. keys: who may call; None lets anybody on this machine, and nobody else (see ``guard``).
-    grace: seconds that running jobs get to finish at shutdown. on_change hears "ready" and reasons for not being it.
+    grace: seconds that running jobs get to finish at shutdown. on_change hears how it is, whenever that changes.
     """
     limits = limits or Limits()
     metrics = Metrics(jobs)
@@ -92,20 +92,20 @@ def create_app(
         await asyncio.to_thread(jobs.stop, grace)
 
     async def do_chores() -> None:
-        said, tended = "", -math.inf
+        said: Health | None = None
+        tended = -math.inf
         while True:
             health = jobs.health()
-            state = "ready" if health.ready else health.reason
-            if on_change is not None and state != said:
-                on_change(state)
-            if time.monotonic() - tended > TEND or (health.ready and state != said):
+            if on_change is not None and health != said:
+                on_change(health)
+            if time.monotonic() - tended > TEND or (health.ready and health != said):
                 tended = time.monotonic()
                 try:
                     await asyncio.to_thread(jobs.tend)
                 except (sqlite3.Error, OSError) as error:
                     log.error("nothing can be pruned for now: %s", error)
                     await asyncio.to_thread(jobs.check)
-            said = state
+            said = health
             await asyncio.sleep(0.2)
 
     app = FastAPI(

@@ -96,10 +96,14 @@ class Update:
 
 @dataclass(frozen=True)
 class Health:
-    """``ready`` only while a worker that loaded its model has answered lately; otherwise the reason in one line."""
+    """``ready`` only while a worker that loaded its model has answered lately; otherwise the reason in one line.
+
+    final: it will never be ready, since every worker was refused its model.
+    """
 
     ready: bool
     reason: str = ""
+    final: bool = False
 
 
 class Engine(Protocol):

@@ -206,7 +206,7 @@ class LocalEngine:
             if worker.live and silent < self.patience.lately:
                 return Health(True)
             reasons.append(f"the worker has been silent for {silent:.0f} s" if worker.live else worker.reason)
-        return Health(False, reasons[0])
+        return Health(False, reasons[0], final=all(worker.state == "refused" for worker in self.workers))
 
     def infer(self, input_ids: list[list[int]]) -> Future[States]:
         """Raises UnlearnExportError where no worker is there, or too many calls wait."""

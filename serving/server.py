@@ -10,10 +10,10 @@ from pathlib import Path
 
 import uvicorn
 
-from unlearn_export.errors import UsageError
+from unlearn_export.errors import UnlearnExportError, UsageError
 
 from .api import create_app
-from .contract import Engine
+from .contract import Engine, Health
 from .guard import LOOPBACK
 from .jobs import Jobs, Retention
 from .keys import Keys
@@ -38,7 +38,8 @@ class Options:
 def serve(engine: Engine, options: Options, say: Callable[[str], None]) -> None:
     """Serve what an engine draws, until a signal. ``say`` hears the address, then "ready" or why not, whenever that changes.
 
-    Raises UsageError where the address or the folder is taken, or where others could call without a key.
+    Raises UsageError where the address or the folder is taken, or where others could call without a key, and
+    UnlearnExportError with the reason where the model can never be loaded: what was ordered waits for the next start.
     """
     if options.keys is None and options.host not in LOOPBACK:
         raise UsageError(f"--host {options.host} lets others in: make keys with python -m serving.keys and pass --keys")
@@ -54,15 +55,27 @@ def serve(engine: Engine, options: Options, say: Callable[[str], None]) -> None:
         except OSError as error:
             raise UsageError(f"{options.folder} is in use by another server: choose another --data folder") from error
         jobs = Jobs(options.folder, engine, waiting=options.waiting, retention=options.retention)
-        app = create_app(jobs, name=options.name, keys=keys, limits=options.limits, grace=options.grace, on_change=say)
+        never = ""
+
+        def hear(health: Health) -> None:
+            nonlocal never
+            if health.final:
+                never, server.should_exit = health.reason, True
+            else:
+                say("ready" if health.ready else health.reason)
+
+        app = create_app(jobs, name=options.name, keys=keys, limits=options.limits, grace=options.grace, on_change=hear)
         listening = listen(options.host, options.port)
         host, port = listening.getsockname()[:2]
         say(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         config = uvicorn.Config(
             app, log_level=logging.WARNING, access_log=False, server_header=False, timeout_graceful_shutdown=3
         )
+        server = uvicorn.Server(config)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes on the signal that ended it
-            uvicorn.Server(config).run(sockets=[listening])
+            server.run(sockets=[listening])
+    if never:
+        raise UnlearnExportError(never)
 
 
 def listen(host: str, port: int) -> socket.socket:

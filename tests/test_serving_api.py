@@ -281,16 +281,6 @@ def test_the_encoder_over_kserve(server):
     assert server.http.post("/v2/models/other/infer", json={"inputs": [tensor]}).status_code == 404
 
 
-def test_an_encoder_that_is_refused_is_never_ready(tmp_path):
-    with toy_server(tmp_path, source="tampered") as server:
-        server.until(lambda: "altered" in server.http.get("/health/ready").text)
-        answer = server.http.get("/health/ready")
-        assert answer.status_code == 503
-        assert answer.json()["reason"] == "model.safetensors in tampered was altered"
-        refused(server.http.post("/v1/videos", json={"prompt": "x"}), 503, "not_ready", "was altered")
-        assert server.http.get("/health/live").status_code == 200 and server.http.get("/v1/models").json()["data"] == []
-
-
 def test_keys_separate_their_owners_and_bound_them(tmp_path):
     file = tmp_path / "keys.json"
     ann, bob = add(file, "ann"), add(file, "bob", per_minute=2)

@@ -121,7 +121,7 @@ def test_a_refused_encoder_is_never_ready_and_is_not_tried_again(make):
     running.wait(lambda: "altered" in running.engine.health().reason)
     time.sleep(0.3)
     assert not running.engine.health().ready and running.engine.health().reason.startswith("model.safetensors in")
-    assert running.engine.figures()["restarts"] == 0
+    assert running.engine.figures()["restarts"] == 0 and running.engine.health().final
     with pytest.raises(UnlearnExportError, match="altered"):
         running.engine.infer([[1]])
 
@@ -145,7 +145,7 @@ def test_a_worker_that_is_refused_when_it_is_replaced_has_no_model_any_more(make
 def test_a_worker_that_dies_while_loading_is_tried_again(make, source):
     running = make(source)
     running.wait(lambda: running.engine.figures()["restarts"] >= 2)
-    assert not running.engine.health().ready
+    assert not running.engine.health().ready and not running.engine.health().final
 
 
 def test_a_worker_that_cannot_be_started_is_tried_again(make):

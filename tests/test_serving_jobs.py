@@ -24,6 +24,7 @@ from toy_worker import Toy, colour
 from serving import api
 from serving.contract import Health, Request, Settings, Update
 from serving.jobs import Jobs
+from serving.store import Store
 from unlearn_export.errors import UnlearnExportError
 
 
@@ -108,6 +109,20 @@ def test_orders_are_taken_while_a_known_model_is_being_loaded(tmp_path):
         with toy_server(**options, source=f"late {held}") as server:  # the control: not known, or asked for otherwise
             assert server.http.post("/v1/videos", json={"prompt": "x"}).status_code == 503
             assert server.http.get("/v1/models").json()["data"] == []
+
+
+def test_a_server_whose_model_can_never_load_ends_with_the_reason(tmp_path):
+    with toy_server(tmp_path / "tampered", source="tampered") as server:
+        assert server.ends() == (1, "error: model.safetensors in tampered was altered\n")
+    with toy_server(tmp_path / "data", source=f"once {tmp_path / 'mark'}") as server:
+        id = server.ready().order("slow", num_inference_steps=90)["id"]
+        server.until(lambda: server.get(id)["step"] > 0)
+        os.kill(server.workers()[0], signal.SIGKILL)  # the next one finds that its encoder was replaced
+        assert server.ends() == (1, "error: it was replaced\n")
+    assert Store(tmp_path / "data/jobs.sqlite3").get(id).status == "queued"
+    with toy_server(tmp_path / "full", source="full") as server:  # the control: this may pass
+        server.until(lambda: server.metric("unlearn_worker_restarts_total") > 1)
+        assert server.process.poll() is None
 
 
 def test_sigterm_finishes_what_it_can_and_keeps_the_rest(tmp_path):
