@@ -8,11 +8,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .schema import Refused, refusal
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FORWARDING = ("forwarded", "via", "x-real-ip", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
 
 
 class Guard:
     """body: the most bytes of a request. loopback: answer only what is addressed to this machine by its loopback name,
-    and nothing that a page of another site sends: a browser on this machine would do both for any site."""
+    and nothing that a page of another site sends: a browser on this machine would do both for any site. Nor what a proxy
+    passes on: it may do so for anybody."""
 
     def __init__(self, app: ASGIApp, body: int, loopback: bool) -> None:
         self.app, self.body, self.loopback = app, body, loopback
@@ -48,6 +50,8 @@ class Guard:
         host = headers.get("host", "")
         if _name(host) not in LOOPBACK:
             return refusal(403, "forbidden", "without keys this server answers on loopback only: see --keys")
+        if passed := [name for name in FORWARDING if name in headers]:
+            return refusal(403, "forbidden", f"{passed[0]}: without keys nothing is taken through a proxy: see --keys")
         origin = headers.get("origin")
         if origin and origin.partition("://")[2] != host:
             return refusal(403, "forbidden", f"requests from {origin} are not taken")

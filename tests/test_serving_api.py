@@ -252,6 +252,13 @@ def test_without_keys_only_this_machine_s_own_requests_are_answered(server):
     assert "access-control-allow-origin" not in server.http.get("/v1/models", headers={"Origin": server.url}).headers
 
 
+def test_without_keys_nothing_that_came_through_a_proxy_is_answered(server):
+    """A proxy on this machine that rewrites Host would let the world in."""
+    for name in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via"):
+        refused(server.http.get("/v1/models", headers={name: "192.0.2.1"}), 403, "forbidden", name.lower(), "keys")
+    assert server.http.get("/v1/models").status_code == 200  # the control
+
+
 def test_metrics(server):
     server.ended(server.order()["id"])
     text = server.http.get("/metrics").text
@@ -297,6 +304,7 @@ def test_keys_separate_their_owners_and_bound_them(tmp_path):
         refused(server.http.delete(f"/v1/videos/{mine}", headers=as_(bob)), 404, "not_found")
         assert server.http.get("/v1/videos", headers=as_(bob)).json()["data"] == []
         assert server.http.get(f"/v1/videos/{mine}", headers=as_(ann)).status_code == 200
+        assert server.http.get("/v1/models", headers=as_(ann) | {"X-Forwarded-For": "192.0.2.1"}).status_code == 200
         answers = [order(bob) for _ in range(3)]
         refused(answers[2], 429, "rate_limit_exceeded")
         assert [a.status_code for a in answers[:2]] == [200, 200] and 1 <= int(answers[2].headers["retry-after"]) <= 31
