@@ -98,12 +98,18 @@ class Update:
 class Health:
     """``ready`` only while a worker that loaded its model has answered lately; otherwise the reason in one line.
 
-    final: it will never be ready, since every worker was refused its model.
+    reason: for anybody; detail: for who runs the server, with paths, "" where the reason is all. final: it will never be ready, since every worker was refused its model.
     """
 
     ready: bool
     reason: str = ""
     final: bool = False
+    detail: str = ""
+
+    @property
+    def told(self) -> str:
+        """For who runs the server."""
+        return "ready" if self.ready else self.detail or self.reason
 
 
 class Engine(Protocol):

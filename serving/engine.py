@@ -38,6 +38,8 @@ TUNING = WAITING | {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+LOADING = "the model is being loaded"
+REFUSED = "the model was refused: the server's output tells why"
 State = Literal["dead", "starting", "idle", "drawing", "refused"]
 
 
@@ -90,7 +92,8 @@ class Worker:
     outbox: queue.SimpleQueue[tuple[Any, ...] | None] = field(default_factory=queue.SimpleQueue)
     flight: dict[str, Ticket] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
-    reason: str = "the model is being loaded"
+    reason: str = LOADING
+    detail: str = ""  # of the reason, as ``Health`` has it
     born: float = 0.0
     seen: float = 0.0
     age: float = 0.0  # of the main thread's last sign, at ``seen``
@@ -200,13 +203,14 @@ class LocalEngine:
 
     def health(self) -> Health:
         now = time.monotonic()
-        reasons = []
         for worker in self.workers:
-            silent = now - worker.seen
-            if worker.live and silent < self.patience.lately:
+            if worker.live and now - worker.seen < self.patience.lately:
                 return Health(True)
-            reasons.append(f"the worker has been silent for {silent:.0f} s" if worker.live else worker.reason)
-        return Health(False, reasons[0], final=all(worker.state == "refused" for worker in self.workers))
+        first = self.workers[0]
+        if first.live:
+            return Health(False, f"the worker has been silent for {now - first.seen:.0f} s")
+        final = all(worker.state == "refused" for worker in self.workers)
+        return Health(False, first.reason, final, first.detail)
 
     def infer(self, input_ids: list[list[int]]) -> Future[States]:
         """Raises UnlearnExportError where no worker is there, or too many calls wait."""
@@ -366,9 +370,10 @@ class LocalEngine:
                 )
         except OSError as error:
             ours.close()
-            self._restart_later(worker, f"the worker cannot be started: {error}", failed=True)
+            self._restart_later(worker, "the worker cannot be started", failed=True)
+            worker.detail = f"the worker cannot be started: {error}"
             return
-        worker.state, worker.reason = "starting", "the model is being loaded"
+        worker.state, worker.reason, worker.detail = "starting", LOADING, ""
         worker.born = worker.seen = time.monotonic()
         worker.outbox = queue.SimpleQueue()
         worker.outbox.put((self.settings, worker.device))
@@ -416,7 +421,7 @@ class LocalEngine:
             worker.rested = time.monotonic() if after == "drawing" else -math.inf
 
     def _on_refused(self, worker: Worker, reason: str) -> None:
-        worker.state, worker.reason, worker.about = "refused", reason, {}
+        worker.state, worker.reason, worker.detail, worker.about = "refused", REFUSED, reason, {}
 
     def _on_step(self, worker: Worker, ids: list[str], step: int, steps: int) -> None:
         for id in ids:

@@ -60,9 +60,9 @@ def serve(engine: Engine, options: Options, say: Callable[[str], None]) -> None:
         def hear(health: Health) -> None:
             nonlocal never
             if health.final:
-                never, server.should_exit = health.reason, True
+                never, server.should_exit = health.told, True
             else:
-                say("ready" if health.ready else health.reason)
+                say(health.told)
 
         app = create_app(jobs, name=options.name, keys=keys, limits=options.limits, grace=options.grace, on_change=hear)
         listening = listen(options.host, options.port)

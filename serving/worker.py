@@ -129,7 +129,7 @@ class Worker:
         except Cancelled:
             return
         except Exception as error:
-            failure, full, broken = one_line(error), out_of_memory(error), device_is_broken(error)
+            failure, full, broken = without_path(error), out_of_memory(error), device_is_broken(error)
         if not failure:
             for request, frames in zip(drawn, drawing.frames, strict=True):
                 if request in wanted:
@@ -141,9 +141,12 @@ class Worker:
                 self._draw([request])
         else:
             if len(drawn) == 1:
-                self.send("failed", drawn[0].id, "out_of_memory" if full else "failed", failure)
+                self._fail(drawn[0], "out_of_memory" if full else "failed", failure)
             if full or broken:
                 self._give_up()
+
+    def _fail(self, request: Request, code: str, message: str) -> None:
+        self.send("failed", request.id, code, message.replace(f"{request.folder}/", ""))
 
     def _use_threads(self) -> None:
         if self.threads:
@@ -161,7 +164,7 @@ class Worker:
         try:
             write(frames, Path(request.folder), request.fps)
         except Exception as error:
-            self.send("failed", request.id, "failed", one_line(error))
+            self._fail(request, "failed", without_path(error))
             return
         self.send("done", request.id, seconds | {"write": time.perf_counter() - begun}, batch)
 
@@ -178,7 +181,7 @@ class Worker:
             answer = self.painter.infer(input_ids)
         except Exception as error:
             kind = UsageError if isinstance(error, UsageError) else UnlearnExportError
-            self.send("inferred", token, kind(one_line(error)))
+            self.send("inferred", token, kind(without_path(error)))
             if out_of_memory(error) or device_is_broken(error):
                 self._give_up()
             return
@@ -212,6 +215,11 @@ def device_is_broken(error: Exception) -> bool:
 
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def without_path(error: BaseException) -> str:
+    """For whoever ordered: where the server keeps its files is not their business."""
+    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
 
 
 def main(make: Callable[[Settings, str], Any]) -> None:

@@ -1,5 +1,6 @@
 """The local engine with real worker processes; the painter in them is a toy, so that they can be made to misbehave."""
 
+import errno
 import os
 import signal
 import sys
@@ -118,17 +119,19 @@ def test_ready_only_once_a_worker_has_loaded_and_while_it_answers(make):
 
 def test_a_refused_encoder_is_never_ready_and_is_not_tried_again(make):
     running = make("tampered")
-    running.wait(lambda: "altered" in running.engine.health().reason)
+    running.wait(lambda: running.engine.health().final)
     time.sleep(0.3)
-    assert not running.engine.health().ready and running.engine.health().reason.startswith("model.safetensors in")
+    health = running.engine.health()
+    assert not health.ready and health.detail == "model.safetensors in tampered was altered"
+    assert health.reason == "the model was refused: the server's output tells why"  # a path is nobody else's business
     assert running.engine.figures()["restarts"] == 0 and running.engine.health().final
-    with pytest.raises(UnlearnExportError, match="altered"):
+    with pytest.raises(UnlearnExportError, match="the model was refused"):
         running.engine.infer([[1]])
 
 
 def test_whatever_is_raised_while_loading_is_refused_in_one_line(make):
     running = make("broken")
-    running.wait(lambda: running.engine.health().reason == "ValueError: no such option")
+    running.wait(lambda: running.engine.health().detail == "ValueError: no such option")
     running.wait(lambda: running.engine.workers[0].process.poll() is not None)
     assert running.engine.figures()["restarts"] == 0
 
@@ -137,7 +140,7 @@ def test_a_worker_that_is_refused_when_it_is_replaced_has_no_model_any_more(make
     running = make(f"once {tmp_path / 'mark'}")
     running.wait(lambda: running.engine.describe())
     os.kill(running.pid(), signal.SIGKILL)
-    running.wait(lambda: running.engine.health().reason == "it was replaced")
+    running.wait(lambda: running.engine.health().detail == "it was replaced")
     assert running.engine.describe() == {}
 
 
@@ -151,7 +154,9 @@ def test_a_worker_that_dies_while_loading_is_tried_again(make, source):
 def test_a_worker_that_cannot_be_started_is_tried_again(make):
     running = make(command=("/no/such/program",))
     running.wait(lambda: running.engine.figures()["restarts"] >= 2)
-    assert "the worker cannot be started" in running.engine.health().reason
+    health = running.engine.health()
+    assert "the worker cannot be started" in health.reason and "/no/such" not in health.reason
+    assert "/no/such/program" in health.detail
 
 
 def test_equal_shapes_are_drawn_together_and_others_apart(running):
@@ -287,7 +292,7 @@ def test_a_batch_is_not_ended_while_somebody_wants_it(make):
     running.wait(lambda: "started" in running.outcomes("first"))
     for name in "ab":
         running.submit(name, "slow")
-    running.wait(lambda: "started" in running.outcomes("b"))
+    running.wait(lambda: running.engine.progress("b")[0] > 0)
     before = running.pid()
     running.engine.cancel("a")
     ended = running.ended("a", "b")
@@ -475,6 +480,23 @@ def test_what_a_failed_batch_held_is_free_before_its_requests_are_drawn_alone(ba
     bare._run(bare.requests)
     assert found == [[], [True], [True]]
     assert [m[:2] for m in bare.said()] == [("failed", "a"), ("failed", "b"), ("drawn", {"hits": 0, "misses": 0})]
+
+
+def test_a_failed_request_tells_no_path(bare, monkeypatch):
+    def draw(requests, on_step):
+        raise OSError(errno.ENOENT, "No such file", "/srv/secret")
+
+    def write(frames, folder, fps):
+        raise UnlearnExportError(f"cannot write {folder / VIDEO}: no room")
+
+    bare.painter.draw = draw
+    bare._run(bare.requests[:1])
+    bare.painter.draw = lambda requests, on_step: SimpleNamespace(frames=[0] * len(requests), seconds={})
+    monkeypatch.setattr(workers, "write", write)
+    bare._run(bare.requests[1:])
+    bare.writer.shutdown()
+    told = [m[1:] for m in bare.said() if m[0] == "failed"]
+    assert told == [("a", "failed", "No such file"), ("b", "failed", f"cannot write {VIDEO}: no room")]
 
 
 def test_clips_do_not_pile_up_before_they_are_written(bare, monkeypatch):

@@ -284,6 +284,9 @@ class Still:
     def health(self):
         return Health(True)
 
+    def figures(self):
+        return {"ready": 0, "restarts": 0, "batches": {}, "hits": 0, "misses": 0, "rss": {}}
+
     def stop(self, deadline):
         return []
 
@@ -401,6 +404,16 @@ def test_on_a_full_disk_no_order_is_taken_and_it_is_not_ready_until_there_is_roo
         assert (order(), ready().status_code) == (503, 503)
     jobs.tend()
     assert (order(), ready().status_code) == (200, 200)
+
+
+def test_a_reason_is_told_in_detail_to_the_console_alone(jobs, monkeypatch):
+    monkeypatch.setattr(jobs.engine, "health", lambda: Health(False, "refused", detail="/srv/secret was altered"))
+    console = []
+    with TestClient(api.create_app(jobs, on_change=console.append), base_url="http://127.0.0.1") as client:
+        for path in ("/health/ready", "/v2/health/ready", "/metrics", "/v1/models"):
+            assert "secret" not in client.get(path).text
+        assert client.get("/health/ready").json()["reason"] == "refused"
+    assert console[0].detail == "/srv/secret was altered"
 
 
 def test_a_start_on_a_full_disk_is_refused_in_one_line(jobs, tmp_path, monkeypatch):
