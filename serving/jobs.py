@@ -80,7 +80,9 @@ class Jobs:
     def _take_up(self) -> list[Job]:
         """What an earlier process left to be drawn; what it left that is of no use is removed."""
         for job in self.store.unended():
-            if job.attempts >= ATTEMPTS:
+            if job.over:  # it cannot be read
+                self.store.fail(job.id, job.code, job.message)
+            elif job.attempts >= ATTEMPTS:
                 self.store.fail(job.id, "interrupted", f"begun {job.attempts} times and cut off each time")
         known = self.store.ids()
         for folder in self.clips.iterdir() if self.clips.is_dir() else ():

@@ -1,18 +1,22 @@
 """The job store: one SQLite file (WAL) beside the clips, so that jobs survive any process's end."""
 
 import json
+import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from unlearn_export.errors import UnlearnExportError
 
 from .contract import Request
 
+log = logging.getLogger(__name__)
 Status = Literal["queued", "in_progress", "completed", "failed"]
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -74,6 +78,11 @@ class Job:
     @property
     def over(self) -> bool:
         return self.status in ("completed", "failed")
+
+
+COLUMNS = ", ".join(column.name for column in fields(Job))
+REQUEST, SECONDS = TypeAdapter(Request), TypeAdapter(dict[str, float])
+UNREADABLE = Request("", "", 1, 1, 1, 1, 0.0, 1, 0, "")  # in the place of one that is
 
 
 class Store:
@@ -221,14 +230,22 @@ class Store:
             return self._reads.execute(query, values).fetchall()
 
     def _select(self, where: str, values: Sequence[Any]) -> list[Job]:
-        rows = self._read(f"SELECT * FROM jobs WHERE {where}", values)
-        return [
-            Job(**dict(row) | {"request": Request(**json.loads(row["request"])), "seconds": json.loads(row["seconds"])})
-            for row in rows
-        ]
+        return [read_job(row) for row in self._read(f"SELECT {COLUMNS} FROM jobs WHERE {where}", values)]
+
+
+def read_job(row: sqlite3.Row) -> Job:
+    """A row as a job. What a later version added is passed over; one that cannot be read is a failed job."""
+    try:
+        request = REQUEST.validate_json(row["request"])
+        return Job(**dict(row) | {"request": request, "seconds": SECONDS.validate_json(row["seconds"])})
+    except ValueError as error:
+        log.warning("job %s cannot be read: %s", row["id"], " ".join(str(error).split())[:200])
+        told = {"status": "failed", "code": "unreadable", "message": "the record of this job cannot be read"}
+        return Job(**dict(row) | {"request": UNREADABLE, "seconds": {}} | told)
 
 
 def connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
     db.row_factory = sqlite3.Row
+    db.text_factory = lambda text: text.decode(errors="replace")  # else one such text fails a whole list
     return db

@@ -306,6 +306,21 @@ def ordered(jobs):
     return job
 
 
+def test_an_order_that_cannot_be_read_is_told_and_holds_up_nobody(jobs, tmp_path):
+    for job in (good := ordered(jobs), bad := ordered(jobs)):
+        jobs.engine.tell(Update(job.id, "started", attempts=1))
+    jobs.store._db.execute("UPDATE jobs SET request = '{}' WHERE id = ?", (bad.id,))
+    again = Jobs(tmp_path, Still())
+    again.start()
+    assert again.engine.request.id == good.id
+    assert again.store.count() == {"queued": 1, "in_progress": 0, "completed": 0, "failed": 1}
+    client = TestClient(api.create_app(again), base_url="http://127.0.0.1")
+    listed = client.get("/v1/videos").json()["data"]
+    assert [(v["id"], v["status"]) for v in listed] == [(bad.id, "failed"), (good.id, "queued")]
+    assert listed[0]["error"]["code"] == "unreadable"
+    assert client.delete(f"/v1/videos/{bad.id}").status_code == 200
+
+
 def test_a_cancel_that_comes_too_late_leaves_the_clip(jobs):
     job = ordered(jobs)
     jobs.engine.tell(Update(job.id, "completed"))

@@ -59,6 +59,28 @@ def test_a_store_from_before_facts_is_taken_over(store, tmp_path):
     assert again.noted("model") == "a" and again.get("a").request == request("a")
 
 
+def test_what_a_later_version_added_is_passed_over(store):
+    store.add(request("a"))
+    store._db.execute("UPDATE jobs SET request = json_set(request, '$.motion', 0.5)")
+    store._db.execute("ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0")
+    assert store.get("a").request == request("a") and store.add(request("b")).id == "b"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["request = 'nonsense'", "request = '{}'", "request = json_set(request, '$.width', 'wide')",
+     "request = json_set(request, '$.encoder', 'newer')", "seconds = '[1]'", "seconds = '{'", "request = CAST(x'80' AS TEXT)"],
+)  # fmt: skip
+def test_a_row_that_cannot_be_read_is_a_failed_job_among_the_others(store, change):
+    for id in "abc":
+        store.add(request(id), "ann")
+    store._db.execute(f"UPDATE jobs SET {change} WHERE id = 'b'")
+    assert [(job.id, job.status) for job in store.page("ann")] == [("c", "queued"), ("b", "failed"), ("a", "queued")]
+    assert (store.get("b").code, store.get("b").over) == ("unreadable", True)
+    assert [job.id for job in store.unended()] == ["a", "b", "c"]
+    assert store.delete("b") and [job.id for job in store.page("ann")] == ["c", "a"]
+
+
 def test_an_attempt_cut_off_by_us_is_forgiven(store):
     for id in "ab":
         store.add(request(id))
