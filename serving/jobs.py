@@ -18,7 +18,7 @@ from uuid import uuid4
 from unlearn_export.errors import UnlearnExportError
 
 from .contract import ATTEMPTS, VIDEO, Engine, Health, Request, Update
-from .store import Job, Store
+from .store import Job, Store, unusable
 
 ENDS = ("completed", "failed", "cancelled")
 ROOM = 2**24  # bytes that must be free for a clip
@@ -73,9 +73,7 @@ class Jobs:
             asked, about = json.loads(self._noted)
             self._known: dict[str, Any] = about if asked == asdict(engine.settings) else {}
         except (sqlite3.Error, OSError) as error:
-            raise UnlearnExportError(
-                f"cannot take up the jobs in {folder}: {error}; make room, or choose another --data folder"
-            ) from error
+            raise unusable(self.store.path, error) from error
 
     def _take_up(self) -> list[Job]:
         """What an earlier process left to be drawn; what it left that is of no use is removed."""

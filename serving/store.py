@@ -93,6 +93,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         """Raises UnlearnExportError where the file cannot be opened or is no job store."""
+        self.path = path
         self._lock, self._reading = threading.Lock(), threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ class Store:
             if "fingerprint" not in [row["name"] for row in self._db.execute("PRAGMA table_info(jobs)")]:
                 self._db.execute("ALTER TABLE jobs ADD COLUMN fingerprint TEXT NOT NULL DEFAULT ''")
         except (sqlite3.Error, OSError) as error:
-            raise UnlearnExportError(f"cannot open the job store {path}: {error}") from error
+            raise unusable(path, error) from error
 
     def close(self) -> None:
         with self._lock, self._reading:
@@ -249,3 +250,10 @@ def connect(path: Path) -> sqlite3.Connection:
     db.row_factory = sqlite3.Row
     db.text_factory = lambda text: text.decode(errors="replace")  # else one such text fails a whole list
     return db
+
+
+def unusable(path: Path, error: Exception) -> UnlearnExportError:
+    """What to do about a store that cannot be opened, read or written at the start."""
+    passing = isinstance(error, (sqlite3.OperationalError, OSError))  # a full disk, a lock, a folder that is read-only
+    step = "make room or let this user write" if passing else "move it away"
+    return UnlearnExportError(f"cannot use the job store {path}: {error}; {step}, or choose another --data folder")

@@ -175,6 +175,44 @@ def test_deleting_a_running_job_leaves_nothing_behind(tmp_path):
         assert len(list((tmp_path / "clips").iterdir())) == 1
 
 
+def damaged(folder):
+    """A store in which the page of the jobs is overwritten; → its file."""
+    with toy_server(folder) as server:
+        for _ in range(30):
+            server.order("slow")
+        server.end()
+    file = folder / "jobs.sqlite3"
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [page] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'jobs'").fetchone()
+        [size] = db.execute("PRAGMA page_size").fetchone()
+    with file.open("r+b") as raw:
+        raw.seek((page - 1) * size)
+        raw.write(b"\xff" * size)
+    return file
+
+
+def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path):
+    """A start that cannot be is told, with what to do."""
+    (tmp_path / "file").touch()
+    (tmp_path / "locked" / "lock").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "jobs.sqlite3").write_text("nothing of the kind " * 100)
+    damaged(tmp_path / "damaged")
+    for folder, code, words in (
+        ("file", 2, "cannot write to"),
+        ("locked", 2, "cannot write to"),
+        ("damaged", 1, "malformed; move it away"),
+        ("other", 1, "not a database; move it away"),
+    ):
+        command = [sys.executable, TESTS / "toy_server.py", tmp_path / folder, "{}"]
+        started = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert started.returncode == code and words in started.stderr, started.stderr
+        assert started.stderr.count("\n") == 1 and "--data folder" in started.stderr and not started.stdout
+    with toy_server(tmp_path / "new") as server:  # the control
+        assert server.order()
+
+
 def test_one_server_a_folder_and_an_address_and_no_strangers_without_keys(tmp_path):
     with toy_server(tmp_path) as server:
         port = int(server.url.rpartition(":")[2])
@@ -435,7 +473,7 @@ def test_a_start_on_a_full_disk_is_refused_in_one_line(jobs, tmp_path, monkeypat
     job = ordered(jobs)
     jobs.engine.tell(Update(job.id, "started", attempts=1))
     monkeypatch.setattr("serving.store.Store.requeue", disk_full)
-    with pytest.raises(UnlearnExportError, match=r"cannot take up the jobs in .*disk is full") as caught:
+    with pytest.raises(UnlearnExportError, match=r"cannot use the job store .*disk is full; make room") as caught:
         Jobs(tmp_path, Still())
     assert "\n" not in str(caught.value)
 
