@@ -82,9 +82,9 @@ class Jobs:
                 self.store.fail(job.id, job.code, job.message)
             elif job.attempts >= ATTEMPTS:
                 self.store.fail(job.id, "interrupted", f"begun {job.attempts} times and cut off each time")
-        known = self.store.ids()
+        kept = self.store.completed()
         for folder in self.clips.iterdir() if self.clips.is_dir() else ():
-            if folder.name not in known:
+            if folder.name not in kept:  # of a job that is gone, or cut off while it was written
                 shutil.rmtree(folder, ignore_errors=True)
         self.store.requeue(job.id for job in self.store.unended())
         return self.store.unended()

@@ -219,8 +219,9 @@ class Store:
         rows = self._read("SELECT value FROM facts WHERE name = ?", (name,))
         return rows[0][0] if rows else None
 
-    def ids(self) -> set[str]:
-        return {row[0] for row in self._read("SELECT id FROM jobs", ())}
+    def completed(self) -> set[str]:
+        """The ids of all jobs that have a clip."""
+        return {row[0] for row in self._read("SELECT id FROM jobs WHERE status = 'completed'", ())}
 
     def _change(self, assignment: str, values: Sequence[Any]) -> bool:
         with self._lock, self._db:

@@ -344,6 +344,16 @@ def ordered(jobs):
     return job
 
 
+def test_at_the_start_only_completed_jobs_keep_their_files(jobs, tmp_path):
+    done, cut, lost = (ordered(jobs) for _ in range(3))
+    jobs.engine.tell(Update(done.id, "completed"))
+    jobs.engine.tell(Update(cut.id, "started", attempts=1))
+    jobs.engine.tell(Update(lost.id, "started", attempts=2))
+    again = Jobs(tmp_path, Still())
+    assert again.store.get(lost.id).code == "interrupted"
+    assert [folder.name for folder in again.clips.iterdir() if folder.is_dir()] == [done.id]
+
+
 def test_an_order_that_cannot_be_read_is_told_and_holds_up_nobody(jobs, tmp_path):
     for job in (good := ordered(jobs), bad := ordered(jobs)):
         jobs.engine.tell(Update(job.id, "started", attempts=1))
