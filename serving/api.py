@@ -299,11 +299,17 @@ def create_app(
             return
         key = request.state.key
         if key.per_day and jobs.store.used(key.name) >= key.per_day:
-            message = f"{key.per_day} videos a day are this key's quota"
+            message = f"{key.per_day} videos and calls of the encoder a day are this key's quota"
             raise Refused(429, "quota_exceeded", message, {"Retry-After": "3600"})
         if wait := keys.admit(key):
-            message = f"{key.per_minute} videos a minute are this key's rate"
+            message = f"{key.per_minute} videos and calls of the encoder a minute are this key's rate"
             raise Refused(429, "rate_limit_exceeded", message, {"Retry-After": str(math.ceil(wait))})
+
+    def charge_infer(request: Request) -> None:
+        if keys is not None:
+            with charging:
+                charge(request)
+                jobs.store.use(request.state.key.name)
 
     @app.get("/v1/videos", response_model=VideoList, responses=REFUSALS, tags=["videos"])
     def listed(
@@ -440,7 +446,7 @@ def create_app(
         policy = "default-src 'self' 'unsafe-inline'; media-src 'self' blob:; img-src 'self' blob: data:; frame-ancestors 'none'"
         return FileResponse(PAGE, media_type="text/html", headers={"Content-Security-Policy": policy})
 
-    app.include_router(kserve.router(jobs.engine, name, caller, charge))
+    app.include_router(kserve.router(jobs.engine, name, caller, charge_infer))
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:

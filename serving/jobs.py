@@ -203,6 +203,7 @@ class Jobs:
         for _ in range(len(self._unrecorded)):
             self._on_update(self._unrecorded.popleft())
         self.prune()
+        self.store.forget_uses()
 
     @contextlib.contextmanager
     def listening(self, id: str, listener: Listener) -> Iterator[None]:

@@ -124,7 +124,6 @@ class Store:
                 (request.id, owner, model, json.dumps(asdict(request)), now, request.fingerprint, idempotency, body),
             )
             self._db.execute("INSERT INTO uses VALUES (?, ?)", (owner, now))
-            self._db.execute("DELETE FROM uses WHERE at < ?", (now - DAY,))
         job = self.get(request.id)
         assert job is not None
         return job
@@ -161,8 +160,18 @@ class Store:
         rows = self._read("SELECT status, COUNT(*) FROM jobs GROUP BY status", ())
         return {"queued": 0, "in_progress": 0, "completed": 0, "failed": 0} | {row[0]: row[1] for row in rows}
 
+    def use(self, owner: str) -> None:
+        """Count something that is no job against the owner's day."""
+        with self._lock, self._db:
+            self._db.execute("INSERT INTO uses VALUES (?, ?)", (owner, time.time()))
+
+    def forget_uses(self) -> None:
+        """Those of which no quota asks any more."""
+        with self._lock, self._db:
+            self._db.execute("DELETE FROM uses WHERE at < ?", (time.time() - DAY,))
+
     def used(self, owner: str) -> int:
-        """Jobs that the owner ordered within a day, deleted ones included."""
+        """What counts against the owner's day: jobs, deleted ones included, and calls of the encoder alone."""
         rows = self._read("SELECT COUNT(*) FROM uses WHERE owner = ? AND at > ?", (owner, time.time() - DAY))
         return int(rows[0][0])
 

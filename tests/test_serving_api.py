@@ -310,8 +310,23 @@ def test_keys_separate_their_owners_and_bound_them(tmp_path):
         assert [a.status_code for a in answers[:2]] == [200, 200] and 1 <= int(answers[2].headers["retry-after"]) <= 31
         first = order(eve).json()["id"]
         server.http.delete(f"/v1/videos/{first}", headers=as_(eve))
-        refused(order(eve), 429, "quota_exceeded", "1 videos a day")
+        refused(order(eve), 429, "quota_exceeded", "1 videos and calls")
         assert server.http.get("/health/ready").status_code == server.http.get("/").status_code == 200
+
+
+def test_the_encoder_alone_counts_against_the_day_and_the_minute(tmp_path):
+    file = tmp_path / "keys.json"
+    tokens = {"day": add(file, "day", per_day=2), "minute": add(file, "minute", per_minute=2)}
+    tensor = {"name": "input_ids", "shape": [1, 1], "datatype": "INT64", "data": [1]}
+    with toy_server(tmp_path / "served", keys=str(file)) as server:
+        where = "/v2/models/toy-text-encoder/infer"
+        infer = lambda **t: server.http.post(where, json={"inputs": [tensor | t]})  # noqa: E731
+        for name, code in (("day", "quota_exceeded"), ("minute", "rate_limit_exceeded")):
+            server.http.headers["Authorization"] = f"Bearer {tokens[name]}"
+            assert infer(shape=[1, 2]).status_code == 400  # what is wrong costs nothing
+            assert infer().status_code == 200 and server.order()
+            refused(infer(), 429, code)
+            refused(server.http.post("/v1/videos", json={"prompt": "x"}), 429, code)
 
 
 @pytest.mark.filterwarnings("ignore")

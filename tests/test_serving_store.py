@@ -116,6 +116,8 @@ def test_a_deleted_job_still_counts_for_the_day(store):
     store.add(request("a"), "ann")
     assert store.delete("a") and not store.delete("a")
     assert (store.used("ann"), store.used("bob")) == (1, 0)
+    store.use("bob")
+    assert (store.used("ann"), store.used("bob")) == (1, 1)
 
 
 def test_surplus_is_the_oldest_beyond_count_bytes_and_age(store):
