@@ -13,7 +13,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,6 +59,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         401: "No key, or an unknown one",
         404: "There is no such thing, or it is somebody else's",
         409: "The job is not in the state for this",
+        408: "The body did not come in time",
         413: "The body is too large",
         429: "Too much at once: see Retry-After",
         503: "Not ready: the message says why",
@@ -72,15 +74,19 @@ def create_app(
     keys: Keys | None = None,
     limits: Limits | None = None,
     grace: float = 20.0,
+    silence: float = 30.0,
+    streams: int = 64,
     on_change: Callable[[Health], None] | None = None,
 ) -> FastAPI:
     """The application around ``jobs``, which it starts and stops.
 
     name: the model's id. keys: who may call; None lets anybody on this machine, and nobody else (see ``guard``).
-    grace: seconds that running jobs get to finish at shutdown. on_change hears how it is, whenever that changes.
+    grace: seconds that running jobs get to finish at shutdown. silence: seconds in which the body of a request must come.
+    streams: event streams that a caller may have at once. on_change hears how it is, whenever that changes.
     """
     limits = limits or Limits()
     metrics = Metrics(jobs)
+    following: Counter[str] = Counter()  # event streams by owner
     charging = threading.Lock()  # what a key has left is read and taken in one
 
     @contextlib.asynccontextmanager
@@ -114,7 +120,7 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.add_middleware(Guard, body=limits.body, loopback=keys is None)
+    app.add_middleware(Guard, body=limits.body, loopback=keys is None, silence=silence)
 
     def caller(request: Request) -> str:
         """The name of the key that came with the request; "" where keys are not in use."""
@@ -377,9 +383,20 @@ def create_app(
     async def events(id: str, owner: Caller) -> StreamingResponse:
         """The job after every step, as server-sent events, until it ends."""
         await run_in_threadpool(find, id, owner)
+        if following[owner] >= streams:
+            message = f"you have {streams} event streams open already: close one, or poll"
+            raise Refused(429, "too_many_streams", message, {"Retry-After": "10"})
         return StreamingResponse(
             follow(id, owner), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
+
+    @contextlib.contextmanager
+    def counted(owner: str) -> Iterator[None]:
+        following[owner] += 1
+        try:
+            yield
+        finally:
+            following[owner] -= 1
 
     async def follow(id: str, owner: str) -> AsyncIterator[str]:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
@@ -388,7 +405,7 @@ def create_app(
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(changed.set)
 
-        with jobs.listening(id, hear):
+        with jobs.listening(id, hear), counted(owner):
             while True:
                 changed.clear()
                 job = await run_in_threadpool(jobs.store.get, id, owner)

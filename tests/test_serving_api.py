@@ -131,6 +131,18 @@ def test_a_held_store_holds_up_nobody_but_those_who_write(tmp_path):
         assert [answer.status_code for answer in answers] == [200] * 45
 
 
+def test_a_caller_has_so_many_event_streams_at_once(tmp_path):
+    with toy_server(tmp_path, streams=2) as server:
+        id = server.order("slow", num_inference_steps=90)["id"]
+        url = f"/v1/videos/{id}/events"
+        with server.http.stream("GET", url) as one, server.http.stream("GET", url) as two:
+            lines = [stream.iter_lines() for stream in (one, two)]  # kept: a stream ends with its lines
+            assert all(next(line) for line in lines)
+            refused(server.http.get(url), 429, "too_many_streams", "2 event streams")
+        server.http.post(f"/v1/videos/{id}/cancel")
+        server.until(lambda: server.http.get(url).status_code == 200)
+
+
 def test_what_is_served_is_told(server):
     [model] = server.http.get("/v1/models").json()["data"]
     assert model["id"] == "toy" and model["pipeline"] == "Toy" and model["fingerprint"] == "f" * 64

@@ -1,12 +1,13 @@
 """`unlearn-export serve` as a user runs it: real workers, small random models of the real classes."""
 
 import json
+import socket
 import subprocess
 import sys
 
 import pytest
 import tiny
-from serving_client import running
+from serving_client import running, toy_server
 
 from serving.store import Store
 from unlearn_export.artifact import write_json
@@ -81,6 +82,31 @@ def test_a_tampered_artifact_is_never_served(tmp_path, t2v):
     with serve(made.path, t2v, tmp_path / "data") as server:
         code, said = server.ends()
         assert code == 1 and "model.safetensors" in said and "was altered" in said and len(said.splitlines()) == 1
+
+
+def closed(connection, said=b""):
+    """What comes back until the server closes the connection, after saying something to it."""
+    connection.sendall(said)
+    return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def test_a_connection_that_sends_no_whole_request_is_closed(tmp_path):
+    with toy_server(tmp_path, silence=0.3) as server:
+        connect = lambda: socket.create_connection(("127.0.0.1", server.http.base_url.port), timeout=30)  # noqa: E731
+        whole = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        post = b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\nContent-Type: application/json"
+        for said, answer in (
+            (b"", b""),
+            (whole[:20], b""),
+            (whole + whole[:20], b'{"status":"live"}'),
+            (post + b"\r\n\r\n{", b"had not come within 0.3 s"),
+        ):
+            with connect() as connection:
+                assert answer in closed(connection, said)
+        id = server.order("slow", num_inference_steps=30)["id"]
+        with connect() as connection:  # the control: it takes longer, as the server means it to
+            follow = f"GET /v1/videos/{id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            assert b"event: completed" in closed(connection, follow.encode())
 
 
 def test_what_cannot_be_there_is_refused_at_once(tmp_path):
