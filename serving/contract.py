@@ -70,6 +70,11 @@ class Request:
     fingerprint: str = ""
 
     @property
+    def pixels(self) -> int:
+        """Of all frames: what it takes of memory goes with it."""
+        return self.width * self.height * self.num_frames
+
+    @property
     def shape(self) -> tuple[int, int, int, int, float]:
         """Requests of one shape can be drawn as one batch."""
         return self.width, self.height, self.num_frames, self.num_inference_steps, self.guidance_scale

@@ -99,6 +99,7 @@ class Worker:
     age: float = 0.0  # of the main thread's last sign, at ``seen``
     rested: float = -math.inf  # when its last batch ended
     threads: int = 0  # as it was told last
+    room: float = math.inf  # pixels that a batch may have, as learnt from one that ran out of memory
     failures: int = 0  # starts in a row that did not come to ready
     restart_at: float = 0.0
 
@@ -296,9 +297,10 @@ class LocalEngine:
             first = waiting[0]
             mates = [t for t in waiting if t.request.shape == first.request.shape and not t.alone]
             share = math.ceil(len(mates) / sum(w.state == "idle" for w in self.workers))
-            batch = [first] if first.alone else mates[: min(share, self.max_batch)]
+            most = max(1, min(self.max_batch, worker.room // first.request.pixels))
+            batch = [first] if first.alone else mates[: int(min(share, most))]
             early = first.queued + self.window - time.monotonic()
-            if self._company and not first.alone and len(mates) < self.max_batch and early > 0:
+            if self._company and not first.alone and len(mates) < most and early > 0:
                 left = early
                 break
             for ticket in batch:
@@ -375,6 +377,7 @@ class LocalEngine:
             return
         worker.state, worker.reason, worker.detail = "starting", LOADING, ""
         worker.born = worker.seen = time.monotonic()
+        worker.room = math.inf
         worker.outbox = queue.SimpleQueue()
         worker.outbox.put((self.settings, worker.device))
         threading.Thread(target=write, args=(worker.outbox, ours), daemon=True).start()
@@ -435,6 +438,9 @@ class LocalEngine:
         self._misses += counts["misses"] - old["misses"]
         worker.about = worker.about | {"counts": counts}
         self._rest(worker, "drawing")
+
+    def _on_crowded(self, worker: Worker, pixels: int) -> None:
+        worker.room = min(worker.room, pixels // 2)
 
     def _on_done(self, worker: Worker, id: str, seconds: dict[str, float], batch: int) -> None:
         ticket = worker.flight.pop(id)

@@ -222,6 +222,10 @@ class Painter:
             self.pipe.maybe_free_model_hooks()  # else what a step cache kept would leak into the next clip
         return frames_of(output)
 
+    def free(self) -> None:
+        """Give memory of the device that nothing holds any more back to it."""
+        torch.cuda.empty_cache()
+
     def use_threads(self, count: int) -> None:
         """From now on compute with this many threads; for the thread that draws to call."""
         if count != torch.get_num_threads():

@@ -2,7 +2,7 @@
 
 Started by the engine as ``python -m serving.worker FD``. Messages in: ("run", requests), ("cancel", id),
 ("threads", count), ("infer", token, input_ids). Out: ("ready", about), ("refused", reason), ("beat", age),
-("step", ids, step, steps), ("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message),
+("step", ids, step, steps), ("crowded", pixels) of a batch that ran out of memory, ("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message),
 ("cancelled", id), ("inferred", token, states or the error as an UnlearnExportError). It ends when the pipe does.
 """
 
@@ -35,7 +35,7 @@ class Cancelled(Exception):
 class Worker:
     """Between the pipe and a painter.
 
-    That one has ``describe()``, ``draw(requests, on_step)``, ``infer(input_ids)`` and ``use_threads(count)``.
+    That one has ``describe()``, ``draw(requests, on_step)``, ``infer(input_ids)``, ``use_threads(count)`` and ``free()``.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -43,6 +43,7 @@ class Worker:
         self.sending = threading.Lock()
         self.inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.cancelled: set[str] = set()
+        self.short = 0  # times in a row that a single request ran out of memory
         self.threads = 0  # as the engine said last; 0 leaves them alone
         self.tick = time.monotonic()  # when the main thread last did something
         self.writer = ThreadPoolExecutor(1)  # a clip is compressed while the next one is drawn
@@ -131,19 +132,34 @@ class Worker:
         except Exception as error:
             failure, full, broken = without_path(error), out_of_memory(error), device_is_broken(error)
         if not failure:
+            self.short = 0
             for request, frames in zip(drawn, drawing.frames, strict=True):
                 if request in wanted:
                     written = self.writer.submit(self._write, request, frames, dict(drawing.seconds), len(drawn))
                     self.writing.append(written)
         elif len(drawn) > 1 and not broken:
-            gc.collect()  # here, where the error no longer holds what the batch had in memory
+            if full:
+                self.send("crowded", sum(request.pixels for request in drawn))
+            self._free()
             for request in list(wanted):
                 self._draw([request])
         else:
             if len(drawn) == 1:
                 self._fail(drawn[0], "out_of_memory" if full else "failed", failure)
-            if full or broken:
-                self._give_up()
+            self._recover(full, broken)
+
+    def _recover(self, full: bool, broken: bool) -> None:
+        """After a single request failed. A second one that is out of memory has found what the first one left."""
+        self.short += full
+        if broken or self.short > 1:
+            self._give_up()
+        if full:
+            self._free()
+
+    def _free(self) -> None:
+        """To be called where no error any more holds what was in memory."""
+        gc.collect()
+        self.painter.free()
 
     def _fail(self, request: Request, code: str, message: str) -> None:
         self.send("failed", request.id, code, message.replace(f"{request.folder}/", ""))
@@ -177,15 +193,14 @@ class Worker:
         return requests
 
     def _infer(self, token: int, input_ids: list[list[int]]) -> None:
+        full = broken = False
         try:
             answer = self.painter.infer(input_ids)
         except Exception as error:
             kind = UsageError if isinstance(error, UsageError) else UnlearnExportError
-            self.send("inferred", token, kind(without_path(error)))
-            if out_of_memory(error) or device_is_broken(error):
-                self._give_up()
-            return
+            answer, full, broken = kind(without_path(error)), out_of_memory(error), device_is_broken(error)
         self.send("inferred", token, answer)
+        self._recover(full, broken)
 
 
 def write(frames: Any, folder: Path, fps: int) -> None:

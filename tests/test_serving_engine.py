@@ -353,13 +353,38 @@ def test_a_request_that_raises_fails_alone_and_in_one_line(running):
     assert ended["bad"].message == "this prompt cannot be drawn" and running.pid() == before
 
 
-def test_out_of_memory_fails_the_request_and_renews_the_worker(running):
+def test_out_of_memory_fails_the_request_and_renews_the_worker_where_it_comes_twice(running):
     before = running.pid()
-    running.submit("big", "oom")
-    running.submit("small", num_frames=3)
-    ended = running.ended("big", "small")
-    assert ended["big"].code == "out_of_memory" and ended["small"].outcome == "completed"
-    assert running.pid() != before
+    for round in "ab":
+        for name, prompt in (("big", "oom"), ("small", "a car")):
+            running.submit(name + round, prompt)
+            ended = running.ended(name + round)
+        assert ended[name + round].outcome == "completed"
+        assert running.updates[-1].id == name + round and running.pid() == before
+    assert next(u.code for u in running.updates if u.outcome == "failed") == "out_of_memory"
+    for name in ("one", "two"):  # with nothing drawn in between it is not the request's size
+        running.submit(name, "oom")
+        assert running.ended(name)[name].code == "out_of_memory"
+    running.submit("next")
+    assert running.ended("next")["next"].outcome == "completed" and running.pid() != before
+
+
+def test_a_batch_that_ran_out_of_memory_is_not_drawn_together_again(running):
+    def batch(*names, **changes):
+        running.submit(f"before {names[0]}", "slow", num_frames=5)
+        running.wait(lambda: "started" in running.outcomes(f"before {names[0]}"))
+        for name in names:
+            running.submit(name, "roomy", **changes)
+        ended = running.ended(*names)
+        assert {update.outcome for update in ended.values()} == {"completed"}
+        return sorted(update.batch for update in ended.values())
+
+    before = running.pid()
+    assert batch(*"abcd") == [1, 1, 1, 1]  # the toy has room for two of them
+    assert batch(*"efgh") == [2, 2, 2, 2]
+    assert batch(*"ijk", width=32) == [1, 1, 1]  # twice as large
+    assert batch(*"lmno", width=8) == [4, 4, 4, 4]  # the control: half as large
+    assert running.pid() == before
 
 
 def test_an_error_on_the_device_renews_the_worker(running):
@@ -453,7 +478,7 @@ def bare(tmp_path):
     ours, theirs = Pipe()
     worker = workers.Worker(theirs)
     worker.said = lambda: [ours.recv() for _ in iter(ours.poll, False)]
-    worker.painter = SimpleNamespace(embeddings=SimpleNamespace(hits=0, misses=0))
+    worker.painter = SimpleNamespace(embeddings=SimpleNamespace(hits=0, misses=0), free=lambda: None)
     values = toy_worker.DEFAULTS | {"prompt": "a car", "seed": 1}
     worker.requests = [Request(id=id, folder=str(tmp_path / id), **values) for id in "ab"]
     yield worker
@@ -479,7 +504,9 @@ def test_what_a_failed_batch_held_is_free_before_its_requests_are_drawn_alone(ba
     bare.painter.draw = draw
     bare._run(bare.requests)
     assert found == [[], [True], [True]]
-    assert [m[:2] for m in bare.said()] == [("failed", "a"), ("failed", "b"), ("drawn", {"hits": 0, "misses": 0})]
+    size = 2 * 16 * 16 * 2
+    said = [("crowded", size), ("failed", "a"), ("failed", "b"), ("drawn", {"hits": 0, "misses": 0})]
+    assert [m[:2] for m in bare.said()] == said
 
 
 def test_a_failed_request_tells_no_path(bare, monkeypatch):

@@ -1,7 +1,7 @@
 """A worker process without torch: the real protocol around a painter whose clips tell their seed. Misbehaves on demand.
 
 The prompt's first word: "crash" ends the process, "crash-once" the first time only, "hang" blocks a step, "fail", "oom"
-and "cuda" raise, "poison" raises for the whole batch unless alone. A request takes 10 ms a step, "slow" ones 100 ms.
+and "cuda" raise, "poison" raises for the whole batch unless alone, "roomy" runs out of memory in a batch of more than 1,024 pixels. A request takes 10 ms a step, "slow" ones 100 ms.
 Its decoding "takes" as many seconds as it has threads.
 The encoder alone refuses ids from 1000 on, and 999 raises as a GPU would. The source "tampered" is refused, "broken"
 raises, "full" is out of memory, "dies" ends the process; "once" with a path loads only as long as there is no such file.
@@ -54,6 +54,9 @@ class Toy:
     def use_threads(self, count: int) -> None:
         self.threads = count
 
+    def free(self) -> None:
+        pass
+
     def describe(self) -> dict[str, Any]:
         print_ = ("e" if self.settings.source == "other" else "f") * 64
         encoders = {"edited": {"backend": self.settings.backend, "provider": "cpu", "fingerprint": print_}}
@@ -72,6 +75,8 @@ class Toy:
         for step in range(requests[0].num_inference_steps):
             for request in requests:
                 self.misbehave(request.prompt.split(" ")[0], Path(request.folder), len(requests))
+                if request.prompt == "roomy" and len(requests) > 1 and sum(r.pixels for r in requests) > 1024:
+                    raise MemoryError("out of memory")
             time.sleep(0.1 if "slow" in requests[0].prompt else 0.01)
             on_step(step + 1, requests[0].num_inference_steps)
         frames = [np.full((r.num_frames, r.height, r.width, 3), colour(r.seed, r.encoder)) / 255 for r in requests]
