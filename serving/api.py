@@ -57,6 +57,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for code, text in {
         400: "The request is wrong; the message says where",
         401: "No key, or an unknown one",
+        403: "Not for this caller; the message says why",
         404: "There is no such thing, or it is somebody else's",
         409: "The job is not in the state for this",
         408: "The body did not come in time",
@@ -453,9 +454,13 @@ def create_app(
         response.status_code = 200 if health.ready else 503
         return {"status": "ready"} if health.ready else {"status": "not ready", "reason": health.reason}
 
-    @app.get("/metrics", response_class=Response, tags=["health"], responses={401: REFUSALS[401]})
-    def prometheus(owner: Caller) -> Response:
-        """For Prometheus."""
+    @app.get(
+        "/metrics", response_class=Response, tags=["health"], responses={code: REFUSALS[code] for code in (401, 403)}
+    )
+    def prometheus(request: Request, owner: Caller) -> Response:
+        """For Prometheus: figures of everybody's jobs, for keys made with `--metrics`."""
+        if keys is not None and not request.state.key.metrics:
+            raise Refused(403, "forbidden", "the metrics are of everybody: make a key with --metrics to read them")
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)

@@ -303,12 +303,14 @@ def test_the_encoder_over_kserve(server):
 def test_keys_separate_their_owners_and_bound_them(tmp_path):
     file = tmp_path / "keys.json"
     ann, bob = add(file, "ann"), add(file, "bob", per_minute=2)
-    eve = add(file, "eve", per_day=1)
+    eve, watcher = add(file, "eve", per_day=1), add(file, "watcher", metrics=True)
     with toy_server(tmp_path / "served", keys=str(file)) as server:
         as_ = lambda token: {"Authorization": f"Bearer {token}"}  # noqa: E731
         for headers in ({}, as_("wrong"), {"Authorization": ann}):
             for path in ("/v1/videos", "/v1/models", "/metrics", "/v2/models/toy-text-encoder"):
                 refused(server.http.get(path, headers=headers), 401, "invalid_api_key")
+        refused(server.http.get("/metrics", headers=as_(ann)), 403, "forbidden", "--metrics")  # they are everyone's
+        assert "unlearn_ready" in server.http.get("/metrics", headers=as_(watcher)).text
         order = lambda token: server.http.post("/v1/videos", json={"prompt": "x"}, headers=as_(token))  # noqa: E731
         mine = order(ann).json()["id"]
         for path in ("", "/content", "/events"):
