@@ -22,6 +22,7 @@ class Settings:
     threads: of torch; 0 shares the cores among the workers on the CPU that draw.
     scheduler: name of a diffusers scheduler to put in, such as "LCMScheduler". step_cache: name of a diffusers cache
     configuration, such as "FirstBlockCacheConfig"; attention: a diffusers attention backend.
+    cached_bytes: of texts' embeddings that a worker keeps in the host's memory.
     allow_original: also answer with the pipeline's own encoder where a request asks for it.
     defaults: of a request's width, height, num_frames, num_inference_steps, guidance_scale and fps, where the
     pipeline's own are not wanted.
@@ -41,7 +42,7 @@ class Settings:
     attention: str | None = None
     compile: bool = False
     allow_original: bool = False
-    cached_prompts: int = 1024
+    cached_bytes: int = 2**30
     defaults: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 

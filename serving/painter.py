@@ -46,6 +46,7 @@ from .contract import Request, Settings, States
 
 TOLERANCE = 1e-4
 VALUES = 2**22  # most numbers in the states of one ``infer``
+ON_GPU = tuple(f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "ROCM", "MIGraphX"))
 STEP_CACHES = ("FirstBlockCacheConfig", "TaylorSeerCacheConfig")  # those of diffusers that need no more than a name
 
 
@@ -63,12 +64,12 @@ class Drawing:
 class Embeddings:
     """What the encoders made of each text lately, oldest out first. A key holds the encoders' fingerprint.
 
-    size: most texts. room: most bytes, for one text of LTX-2's takes 200 MB and more.
+    room: most bytes, for one text of LTX-2's takes 200 MB and more. texts: in the host's memory, each part with the
+    device that it came from and goes back to.
     """
 
-    size: int
     room: int = 2**30
-    texts: OrderedDict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=OrderedDict)
+    texts: OrderedDict[tuple[Any, ...], list[tuple[Any, Any]]] = field(default_factory=OrderedDict)
     hits: int = 0
     misses: int = 0
     held: int = 0
@@ -77,17 +78,19 @@ class Embeddings:
         if key in self.texts:
             self.hits += 1
             self.texts.move_to_end(key)
-            return self.texts[key]
+            return tuple(part.to(device) if device is not None else part for part, device in self.texts[key])
         self.misses += 1
-        made = self.texts[key] = make()
-        self.held += _bytes(made)
-        while len(self.texts) > self.size or (self.held > self.room and len(self.texts) > 1):
+        made = make()
+        kept = [(part.to("cpu"), part.device) if isinstance(part, Tensor) else (part, None) for part in made]
+        self.texts[key] = kept
+        self.held += _bytes(kept)
+        while self.held > self.room and len(self.texts) > 1:
             self.held -= _bytes(self.texts.popitem(last=False)[1])
         return made
 
 
-def _bytes(parts: tuple[Any, ...]) -> int:
-    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+def _bytes(parts: list[tuple[Any, Any]]) -> int:
+    return sum(part.nbytes for part, _ in parts if isinstance(part, Tensor))
 
 
 class Painter:
@@ -105,7 +108,9 @@ class Painter:
         placed = place(edits_in(where, settings.backend), held)
         self.uncovered = coverage(placed, held).uncovered
         self.folders = {name: edited.folder for name, edited in placed.items() if edited.folder is not None}
-        self.pipe: Any = seat(own, {name: edited.load(settings.provider) for name, edited in placed.items()})
+        self.pipe: Any = seat(
+            own, {name: edited.load(provider_on(settings.provider, device)) for name, edited in placed.items()}
+        )
         self.call = defaults(self.pipe)
         self.inputs = read_inputs(settings.inputs)
         self._check_clips()
@@ -120,7 +125,7 @@ class Painter:
         if settings.allow_original:
             self.seats["original"] = (own, _of_all({name: state_hash(getattr(own, name)) for name in self.folders}))
         self._tune()
-        self.embeddings = Embeddings(settings.cached_prompts)
+        self.embeddings = Embeddings(settings.cached_bytes)
         self.encoding = 0.0  # seconds spent in it so far
         self.rows: Sequence[Request] = ()
         if hasattr(self.pipe, "encode_prompt"):
@@ -423,6 +428,12 @@ def states(pipe: Any, encoder: Any, reader: ReaderContract, text: str) -> Tensor
         return read_states(final_states(out), tokens, reader).float()
     pooled: Tensor = out["text_embeds"] if "text_embeds" in out else out["pooler_output"]
     return pooled.float()
+
+
+def provider_on(provider: str | None, device: str) -> str | None:
+    """The execution provider with the device of the worker, where it is one that takes a device and names none."""
+    kind, colon, index = device.partition(":")
+    return f"{provider}:{index}" if kind == "cuda" and colon and provider in ON_GPU else provider
 
 
 def at_work(encoder: Any) -> tuple[str, str]:

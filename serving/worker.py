@@ -9,6 +9,7 @@ Started by the engine as ``python -m serving.worker FD``. Messages in: ("run", r
 import gc
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -25,7 +26,9 @@ from unlearn_export.errors import UnlearnExportError, UsageError
 from .contract import THUMBNAIL, VIDEO, Request, Settings
 
 BEAT = 0.5  # seconds between signs of life
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory")
+# as torch and ONNX Runtime say it of CUDA and its libraries, and of HIP
+BROKEN = ("cuda error", "cuda failure", "cudnn", "cublas", "hip error", "hip failure", "miopen")
 
 
 class Cancelled(Exception):
@@ -145,7 +148,7 @@ class Worker:
                 self._draw([request])
         else:
             if len(drawn) == 1:
-                self._fail(drawn[0], "out_of_memory" if full else "failed", failure)
+                self.send("failed", drawn[0].id, "out_of_memory" if full else "failed", failure)
             self._recover(full, broken)
 
     def _recover(self, full: bool, broken: bool) -> None:
@@ -160,9 +163,6 @@ class Worker:
         """To be called where no error any more holds what was in memory."""
         gc.collect()
         self.painter.free()
-
-    def _fail(self, request: Request, code: str, message: str) -> None:
-        self.send("failed", request.id, code, message.replace(f"{request.folder}/", ""))
 
     def _use_threads(self) -> None:
         if self.threads:
@@ -180,7 +180,7 @@ class Worker:
         try:
             write(frames, Path(request.folder), request.fps)
         except Exception as error:
-            self._fail(request, "failed", without_path(error))
+            self.send("failed", request.id, "failed", without_path(error))
             return
         self.send("done", request.id, seconds | {"write": time.perf_counter() - begun}, batch)
 
@@ -220,12 +220,17 @@ def write(frames: Any, folder: Path, fps: int) -> None:
 
 
 def out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(sign in said(error) for sign in OUT_OF_MEMORY)
 
 
 def device_is_broken(error: Exception) -> bool:
-    """After an error on a GPU every later call of the process fails as well."""
-    return "cuda error" in str(error).lower()
+    """After an error on a GPU, other than that its memory is full, every later call of the process fails as well."""
+    return not out_of_memory(error) and any(sign in said(error) for sign in BROKEN)
+
+
+def said(error: BaseException) -> str:
+    """All of it in small letters, with what it was raised from: a message of ours is cut to a line."""
+    return f"{error} {error.__cause__ or ''}".lower()
 
 
 def one_line(error: BaseException) -> str:
@@ -234,7 +239,9 @@ def one_line(error: BaseException) -> str:
 
 def without_path(error: BaseException) -> str:
     """For whoever ordered: where the server keeps its files is not their business."""
-    return error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r"(?<!\w)/([^\s/:]+/)+", "", one_line(error))
 
 
 def main(make: Callable[[Settings, str], Any]) -> None:

@@ -21,7 +21,7 @@ from serving import worker as workers
 from serving.contract import Health, Request, Settings, Update
 from serving.engine import LocalEngine, Patience
 from serving.worker import THUMBNAIL, VIDEO
-from unlearn_export.errors import UnlearnExportError, UsageError
+from unlearn_export.errors import EncoderError, UnlearnExportError, UsageError
 
 TOY = (sys.executable, toy_worker.__file__)
 
@@ -524,6 +524,29 @@ def test_a_failed_request_tells_no_path(bare, monkeypatch):
     bare.writer.shutdown()
     told = [m[1:] for m in bare.said() if m[0] == "failed"]
     assert told == [("a", "failed", "No such file"), ("b", "failed", f"cannot write {VIDEO}: no room")]
+
+
+@pytest.mark.parametrize(
+    ("message", "full", "broken"),
+    [
+        ("CUDA error: an illegal memory access was encountered", False, True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False, True),
+        ("HIP error: the operation cannot be performed", False, True),
+        ("Non-zero status code … CUDA failure 700: an illegal memory access was encountered ; GPU=0", False, True),
+        ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0", False, True),
+        ("CUDA out of memory. Tried to allocate 20.00 GiB", True, False),
+        ("CUDA failure 2: out of memory ; GPU=0", True, False),
+        ("HIP out of memory. Tried to allocate 20.00 GiB", True, False),
+        ("Failed to allocate memory for requested buffer of size 1073741824", True, False),
+        ("no such kernel", False, False),
+    ],
+)
+def test_what_an_error_says_of_the_device(message, full, broken):
+    cut = EncoderError(f"cannot run /srv/{'x' * 20}/model.onnx: Non-zero status code")
+    cut.__cause__ = RuntimeError(message)
+    for error in (EncoderError(message), cut):
+        assert (workers.out_of_memory(error), workers.device_is_broken(error)) == (full, broken)
+    assert workers.without_path(cut) == "cannot run model.onnx: Non-zero status code"
 
 
 def test_clips_do_not_pile_up_before_they_are_written(bare, monkeypatch):

@@ -13,7 +13,7 @@ from test_encoders import hub
 
 from serving import painter as painting
 from serving.contract import Request, Settings
-from serving.painter import Painter
+from serving.painter import Painter, provider_on
 from serving.worker import Cancelled
 from unlearn_export.artifact import Artifact, read_json, write_json
 from unlearn_export.errors import ArtifactError, EncoderError, ParityError, UsageError
@@ -137,13 +137,24 @@ def test_the_original_encoder_is_there_only_where_it_is_allowed(t2v, source):
 
 
 def test_texts_are_encoded_once(t2v, source):
-    painter = Painter(Settings(str(source), t2v, cached_prompts=3))
+    painter = Painter(Settings(str(source), t2v, cached_bytes=3 * tiny.TOKENS * tiny.WIDTH * 4))
     counts = []
     for prompt in ("a car", "a car", "the clown", "a photo", "a car"):
         done = painter.draw([request(prompt=prompt, num_inference_steps=1)])
         counts.append((done.hits, done.misses))
     assert counts == [(0, 2), (2, 0), (1, 1), (1, 1), (1, 1)]  # the negative prompt is kept, "a car" went out
     assert np.array_equal(clip(painter, prompt="a car"), clip(painter, prompt="a car"))
+
+
+def test_a_graph_is_computed_where_its_worker_is():
+    assert provider_on("CUDAExecutionProvider", "cuda:1") == "CUDAExecutionProvider:1"
+    for provider, device in (
+        ("CUDAExecutionProvider:0", "cuda:1"),
+        ("CUDAExecutionProvider", "cuda"),
+        ("CPUExecutionProvider", "cuda:1"),
+        (None, "cuda:1"),
+    ):
+        assert provider_on(provider, device) == provider
 
 
 def test_a_clip_after_a_cancelled_one_is_a_fresh_painter_s(each, source):

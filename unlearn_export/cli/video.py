@@ -127,7 +127,9 @@ def generate(
 @click.option("--revision", help="Commit, tag or branch of a pipeline on the Hub.")
 @click.option("--encoder-revision", help="Commit, tag or branch of an encoder on the Hub.")
 @click.option("--backend", type=click.Choice(["torch", "onnx"]), default="torch", help="What runs the encoder.")
-@click.option("--provider", help="Execution provider of ONNX Runtime. [default: CPUExecutionProvider]")
+@click.option(
+    "--provider", help="Execution provider of ONNX Runtime, on the worker's device. [default: CPUExecutionProvider]"
+)
 @click.option("--device", "devices", multiple=True, default=["cpu"], help="One worker for each; repeatable.")
 @click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), help="Of the pipeline.")
 @click.option(
