@@ -137,19 +137,20 @@ def create_app(
     Caller = Annotated[str, Depends(caller)]
 
     def models() -> dict[str, dict[str, Any]]:
-        about = dict(jobs.describe())
-        if not about:
-            return {}
-        about["has_evaluation"] = bool(about.pop("evaluation", None))
-        hidden = ("t2v", "encoder", "pid", "encoders", "counts")
+        """By id: what the pipeline and each of its encoders are; the first is the one for orders that choose none."""
+        about = jobs.describe()
+        hidden = ("t2v", "pid", "encoders", "counts")
         public = {key: value for key, value in about.items() if key not in hidden}
-        known = {name: public}
-        if original := about["encoders"].get("original"):
-            known[f"{name}-original"] = public | {"erased": [], "states_moved": 0.0, "has_evaluation": False} | original
-        return known
+        return {
+            name if encoder == "edited" else f"{name}-{encoder}": public | its
+            for encoder, its in about.get("encoders", {}).items()
+        }
+
+    def encoder_of(model: str) -> str:
+        return "edited" if model == name else model.removeprefix(f"{name}-")
 
     def model_view(id: str, about: dict[str, Any]) -> dict[str, Any]:
-        link = f"/v1/models/{id}/evaluation" if about["has_evaluation"] else None
+        link = f"/v1/models/{id}/evaluation" if about["evaluation"] else None
         return {"id": id, "object": "model", "created": 0, "owned_by": "unlearn-export", **about, "evaluation": link}
 
     def choose(asked: VideoRequest) -> tuple[Clip, str]:
@@ -205,7 +206,7 @@ def create_app(
             guidance_scale=guidance,
             fps=fps,
             seed=secrets.randbits(32) if asked.seed is None else asked.seed,
-            encoder="edited" if model == name else "original",
+            encoder=encoder_of(model),
             fingerprint=known[model]["fingerprint"],
         )
         return clip, model
@@ -438,9 +439,9 @@ def create_app(
     def evaluation(id: str, owner: Caller) -> dict[str, Any]:
         """What erasing did, as measured before and after."""
         known = models()
-        if id not in known or not known[id]["has_evaluation"]:
+        if id not in known or not known[id]["evaluation"]:
             raise Refused(404, "not_found", f"no evaluation of {id!r} here")
-        return dict(jobs.describe()["evaluation"])
+        return dict(known[id]["evaluation"])
 
     @app.get("/health/live", tags=["health"])
     async def live() -> dict[str, str]:

@@ -19,6 +19,7 @@ class Settings:
     """Which pipeline a worker loads, and how. What `serve` was asked for, as one value that travels to the worker.
 
     source: the edited encoder, as ``load_encoder`` reads it; t2v: the pipeline, as ``load_pipeline`` reads it.
+    more: further edited encoders over the same pipeline, by the names that requests choose them by.
     threads: of torch; 0 shares the cores among the workers on the CPU that draw.
     scheduler: name of a diffusers scheduler to put in, such as "LCMScheduler". step_cache: name of a diffusers cache
     configuration, such as "FirstBlockCacheConfig"; attention: a diffusers attention backend.
@@ -43,6 +44,7 @@ class Settings:
     compile: bool = False
     allow_original: bool = False
     cached_bytes: int = 2**30
+    more: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 
@@ -51,7 +53,7 @@ class Settings:
 class Request:
     """One clip to draw: every choice made, so that the same request gives the same clip. Sizes in pixels.
 
-    encoder: "edited", or "original" where the settings allow it. fingerprint: of that encoder as it was when the clip was
+    encoder: "edited", one of the settings' ``more``, or "original" where they allow it. fingerprint: of that encoder as it was when the clip was
     ordered, the only one that may draw it; "" in an order from before these were pinned, which any may draw.
     folder: where video.mp4 and thumbnail.webp are written.
     """
@@ -67,7 +69,7 @@ class Request:
     seed: int
     folder: str
     negative_prompt: str = ""
-    encoder: Literal["edited", "original"] = "edited"
+    encoder: str = "edited"
     fingerprint: str = ""
 
     @property

@@ -67,7 +67,7 @@ def router(engine: Engine, name: str, caller: Callable[[Request], str], charge: 
     @routes.get("/models/{model}")
     def metadata(model: str, owner: Caller) -> dict[str, Any]:
         check(model)
-        backend = engine.describe().get("backend", "")
+        backend = engine.describe().get("encoders", {}).get("edited", {}).get("backend", "")
         return {
             "name": name,
             "versions": ["1"],

@@ -261,8 +261,9 @@ def _painter(settings: Settings, device: str) -> Any:
     from .painter import Painter
 
     painter = Painter(settings, device)
-    for words in painter.uncovered:
-        print(f"warning: not covered by the edit: {words}", file=sys.stderr, flush=True)
+    for seated in painter.seats.values():
+        for words in seated.told["uncovered"]:
+            print(f"warning: not covered by the edit: {words}", file=sys.stderr, flush=True)
     return painter
 
 

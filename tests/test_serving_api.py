@@ -159,6 +159,19 @@ def test_each_model_tells_its_own_encoder_s_backend(tmp_path):
         assert told == [("toy", "onnx", "f" * 64), ("toy-original", "torch", "0" * 64)]
 
 
+def test_an_order_chooses_among_several_artifacts(tmp_path):
+    with toy_server(tmp_path, more={"cats": "other"}, allow_original=True) as server:
+        models = server.http.get("/v1/models").json()["data"]
+        told = [(m["id"], m["fingerprint"][0], [c["name"] for c in m["erased"]]) for m in models]
+        assert told == [("toy", "f", ["pizza"]), ("toy-cats", "e", ["cat"]), ("toy-original", "0", [])]
+        for model, print_ in (("toy", "f"), ("toy-cats", "e"), ("toy-original", "0"), (None, "f")):
+            done = server.ended(server.order(model=model)["id"])
+            told = done["status"], done["model"], done["encoder_fingerprint"]
+            assert told == ("completed", model or "toy", print_ * 64)
+        answer = server.http.post("/v1/videos", json={"prompt": "x", "model": "toy-dogs"})
+        refused(answer, 404, "model_not_found", "toy, toy-cats, toy-original")
+
+
 def test_what_the_pipeline_cannot_draw_is_refused_before_it_is_queued(tmp_path):
     defaults = {"num_frames": None, "width": None}
     with toy_server(tmp_path, defaults=defaults) as server:

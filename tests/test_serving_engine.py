@@ -438,7 +438,7 @@ def test_stop_does_not_wait_for_a_worker_that_has_died(make):
 
 def test_the_encoder_alone(running):
     assert running.infer(5, 6) == [5.0, 6.0]
-    assert running.engine.describe()["fingerprint"] == "f" * 64
+    assert running.engine.describe()["encoders"]["edited"]["fingerprint"] == "f" * 64
     with pytest.raises(UsageError, match="ids are below 1000"):
         running.infer(1000)
     running.engine.infer([[1]]).cancel()  # whoever asked has gone

@@ -192,10 +192,13 @@ def test_both_encoders_of_an_artifact_are_served(tmp_path, monkeypatch):
     for backend in ("torch", "onnx"):
         painter = serve(monkeypatch, pipe, both, backend=backend)
         about = painter.describe()
+        about = about["encoders"]["edited"]
         assert set(about["seats"]) == {"text_encoder", "text_encoder_2"} and about["uncovered"] == []
         assert np.abs(painter.draw([request(pipe)]).frames[0] - direct).max() < 1e-4
     alone = serve(monkeypatch, pipe, one)
-    assert alone.describe()["uncovered"] == ["text_encoder_2 (bigG): its states and its pooled vector"]
+    assert alone.describe()["encoders"]["edited"]["uncovered"] == [
+        "text_encoder_2 (bigG): its states and its pooled vector"
+    ]
     assert np.abs(alone.draw([request(pipe)]).frames[0] - direct).max() > 1e-4
 
 

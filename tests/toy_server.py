@@ -14,7 +14,9 @@ from unlearn_export.errors import UnlearnExportError
 
 def main() -> None:
     options = json.loads(sys.argv[2])
-    settings = {name: options.pop(name) for name in ("backend", "allow_original", "defaults") if name in options}
+    settings = {
+        name: options.pop(name) for name in ("backend", "allow_original", "defaults", "more") if name in options
+    }
     engine = LocalEngine(
         Settings(options.pop("source", "toy"), "toy", **settings),
         options.pop("devices", ["cpu"]),

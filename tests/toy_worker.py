@@ -58,15 +58,20 @@ class Toy:
         pass
 
     def describe(self) -> dict[str, Any]:
-        print_ = ("e" if self.settings.source == "other" else "f") * 64
-        encoders = {"edited": {"backend": self.settings.backend, "provider": "cpu", "fingerprint": print_}}
+        encoders = {
+            name: {
+                "fingerprint": ("e" if source == "other" else "f") * 64, "backend": self.settings.backend,
+                "provider": "cpu", "states_moved": 0.5, "evaluation": None, "erased": [
+                    {"name": "cat" if source == "other" else "pizza", "kind": "object", "aliases": [], "anchor": "hamburger"}
+                ],
+            }
+            for name, source in ({"edited": self.settings.source} | self.settings.more).items()
+        }  # fmt: skip
         if self.settings.allow_original:
-            encoders["original"] = {"backend": "torch", "provider": "cpu", "fingerprint": "0" * 64}
+            told = {"fingerprint": "0" * 64, "backend": "torch", "erased": [], "states_moved": 0.0}
+            encoders["original"] = encoders["edited"] | told
         return {
-            "pipeline": "Toy", "t2v": self.settings.t2v, "encoder": self.settings.source, "fingerprint": print_,
-            "erased": [{"name": "pizza", "kind": "object", "aliases": [], "anchor": "hamburger"}],
-            "states_moved": 0.5, "backend": self.settings.backend, "provider": "cpu", "device": self.device,
-            "encoders": encoders, "multiple_of": 8, "max_frames": 32, "defaults": DEFAULTS | self.settings.defaults,
+            "pipeline": "Toy", "t2v": self.settings.t2v, "device": self.device, "encoders": encoders, "multiple_of": 8, "max_frames": 32, "defaults": DEFAULTS | self.settings.defaults,
             "pid": os.getpid(),
         }  # fmt: skip
 

@@ -122,7 +122,7 @@ def generate(
 
 
 @main.command()
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True)
 @click.option("--t2v", required=True, metavar="PIPELINE", help='"demo:t2v-unet3d", a diffusers folder, or a Hub id.')
 @click.option("--revision", help="Commit, tag or branch of a pipeline on the Hub.")
 @click.option("--encoder-revision", help="Commit, tag or branch of an encoder on the Hub.")
@@ -169,7 +169,7 @@ def generate(
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes a free one.")
 def serve(
-    source: str,
+    sources: tuple[str, ...],
     t2v: str,
     devices: tuple[str, ...],
     max_batch: int,
@@ -192,6 +192,8 @@ def serve(
 ) -> None:
     """Serve text-to-video over HTTP with the edited encoder SOURCE: an artifact folder or a Hub id.
 
+    With several SOURCES over one pipeline an order chooses by `model`; the first one is for those that choose none.
+
     The page is at /, the API at /docs. Keys are made by `python -m serving.keys FILE NAME`.
 
     Example: unlearn-export serve out --t2v demo:t2v-unet3d --backend onnx
@@ -209,7 +211,7 @@ def serve(
         raise DependencyError(f"serving needs {error.name}: pip install 'unlearn-export[serve]'") from error
     if choices["backend"] == "onnx":
         need("--backend onnx", "cpu", "onnxruntime")
-    for what, where in (("encoder", source), ("pipeline", t2v)):
+    for what, where in (*(("encoder", source) for source in sources), ("pipeline", t2v)):
         named = what == "pipeline" and where.partition(":")[0] in found("pipelines")
         if "/" not in where and not named and not Path(where).is_dir():
             raise UsageError(f"no {what} at {where}: there is no such folder, and a Hub id is owner/name")
@@ -223,9 +225,25 @@ def serve(
         limits=Limits(prompt=max_prompt, frames=max_frames, steps=max_steps, pixels=max_pixels, cost=max_cost),
         retention=Retention(keep_jobs, keep_days * 86400, int(keep_gb * 1e9)),
     )
-    settings, patience = Settings(source, t2v, inputs=pairs(inputs), **choices), Patience(deadline=max_seconds)
+    source, *others = sources
+    if others and choices["encoder_revision"]:
+        raise UsageError("--encoder-revision is of one SOURCE: leave it out, or serve them apart")
+    settings = Settings(source, t2v, more=named_by_folder(others), inputs=pairs(inputs), **choices)
+    patience = Patience(deadline=max_seconds)
     engine = LocalEngine(settings, devices, max_batch=max_batch, patience=patience)
     serve_http(engine, options, say=click.echo)
+
+
+def named_by_folder(sources: list[str]) -> dict[str, str]:
+    """Sources by the last part of their folder or Hub id. Raises UsageError where two would have one name."""
+    named: dict[str, str] = {}
+    for source in sources:
+        name = source if "/" in source and not Path(source).exists() else Path(source).resolve().name
+        name = name.rpartition("/")[2]
+        if name in (*named, "edited", "original"):
+            raise UsageError(f"{source}: an order could not choose it by the name {name}, rename the folder")
+        named[name] = source
+    return named
 
 
 def pairs(inputs: tuple[str, ...]) -> dict[str, str]:
