@@ -11,27 +11,31 @@ import logging
 import math
 import secrets
 import sqlite3
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from unlearn_export.errors import UnlearnExportError
 
 from . import kserve
+from .contract import Health, Update
 from .contract import Request as Clip
-from .contract import Update
 from .convert import FORMATS, convert
 from .guard import Guard
 from .jobs import Jobs, KeyReused, QueueFull
 from .keys import Keys
 from .metrics import Metrics
 from .schema import (
+    USUAL,
     Limits,
     Refused,
     Video,
@@ -53,8 +57,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for code, text in {
         400: "The request is wrong; the message says where",
         401: "No key, or an unknown one",
+        403: "Not for this caller; the message says why",
         404: "There is no such thing, or it is somebody else's",
         409: "The job is not in the state for this",
+        408: "The body did not come in time",
         413: "The body is too large",
         429: "Too much at once: see Retry-After",
         503: "Not ready: the message says why",
@@ -69,15 +75,20 @@ def create_app(
     keys: Keys | None = None,
     limits: Limits | None = None,
     grace: float = 20.0,
-    on_change: Callable[[str], None] | None = None,
+    silence: float = 30.0,
+    streams: int = 64,
+    on_change: Callable[[Health], None] | None = None,
 ) -> FastAPI:
     """The application around ``jobs``, which it starts and stops.
 
     name: the model's id. keys: who may call; None lets anybody on this machine, and nobody else (see ``guard``).
-    grace: seconds that running jobs get to finish at shutdown. on_change hears "ready" and reasons for not being it.
+    grace: seconds that running jobs get to finish at shutdown. silence: seconds in which the body of a request must come.
+    streams: event streams that a caller may have at once. on_change hears how it is, whenever that changes.
     """
     limits = limits or Limits()
     metrics = Metrics(jobs)
+    following: Counter[str] = Counter()  # event streams by owner
+    charging = threading.Lock()  # what a key has left is read and taken in one
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,19 +99,20 @@ def create_app(
         await asyncio.to_thread(jobs.stop, grace)
 
     async def do_chores() -> None:
-        said, tended = "", time.monotonic()
+        said: Health | None = None
+        tended = -math.inf
         while True:
-            health = jobs.engine.health()
-            state = "ready" if health.ready else health.reason
-            if on_change is not None and state != said:
-                on_change(state)
-            said = state
-            if time.monotonic() - tended > TEND:
+            health = jobs.health()
+            if on_change is not None and health != said:
+                on_change(health)
+            if time.monotonic() - tended > TEND or (health.ready and health != said):
                 tended = time.monotonic()
                 try:
                     await asyncio.to_thread(jobs.tend)
-                except (sqlite3.Error, OSError):
-                    log.exception("nothing can be pruned for now")
+                except (sqlite3.Error, OSError) as error:
+                    log.error("nothing can be pruned for now: %s", error)
+                    await asyncio.to_thread(jobs.check)
+            said = health
             await asyncio.sleep(0.2)
 
     app = FastAPI(
@@ -109,7 +121,7 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.add_middleware(Guard, body=limits.body, loopback=keys is None)
+    app.add_middleware(Guard, body=limits.body, loopback=keys is None, silence=silence)
 
     def caller(request: Request) -> str:
         """The name of the key that came with the request; "" where keys are not in use."""
@@ -125,20 +137,20 @@ def create_app(
     Caller = Annotated[str, Depends(caller)]
 
     def models() -> dict[str, dict[str, Any]]:
-        about = dict(jobs.engine.describe())
-        if not about:
-            return {}
-        about["has_evaluation"] = bool(about.pop("evaluation", None))
-        about.pop("counts", None)
-        hidden = ("t2v", "encoder", "pid", "encoders")
+        """By id: what the pipeline and each of its encoders are; the first is the one for orders that choose none."""
+        about = jobs.describe()
+        hidden = ("t2v", "pid", "encoders", "counts")
         public = {key: value for key, value in about.items() if key not in hidden}
-        known = {name: public}
-        if original := about["encoders"].get("original"):
-            known[f"{name}-original"] = public | {"erased": [], "states_moved": 0.0, "has_evaluation": False} | original
-        return known
+        return {
+            name if encoder == "edited" else f"{name}-{encoder}": public | its
+            for encoder, its in about.get("encoders", {}).items()
+        }
+
+    def encoder_of(model: str) -> str:
+        return "edited" if model == name else model.removeprefix(f"{name}-")
 
     def model_view(id: str, about: dict[str, Any]) -> dict[str, Any]:
-        link = f"/v1/models/{id}/evaluation" if about["has_evaluation"] else None
+        link = f"/v1/models/{id}/evaluation" if about["evaluation"] else None
         return {"id": id, "object": "model", "created": 0, "owned_by": "unlearn-export", **about, "evaluation": link}
 
     def choose(asked: VideoRequest) -> tuple[Clip, str]:
@@ -171,6 +183,7 @@ def create_app(
             if value > most:
                 unit = " characters" if "prompt" in what else " pixels" if what == "size" else ""
                 raise Refused(400, "limit_exceeded", f"{what} is {value:g}{unit}: the most is {most:g}")
+        check_cost(usual, width * height, frames, steps)
         step, rest = known[model].get("frame_rule") or (1, 0)
         if frames % step != rest % step:
             below = (frames - rest) // step * step + rest
@@ -193,9 +206,19 @@ def create_app(
             guidance_scale=guidance,
             fps=fps,
             seed=secrets.randbits(32) if asked.seed is None else asked.seed,
-            encoder="edited" if model == name else "original",
+            encoder=encoder_of(model),
+            fingerprint=known[model]["fingerprint"],
         )
         return clip, model
+
+    def check_cost(usual: dict[str, Any], pixels: int, frames: int, steps: int) -> None:
+        """What is within each limit may still hold a worker for hours."""
+        own = [usual[name] for name in ("width", "height", "num_frames", "num_inference_steps")]
+        most = limits.cost or (USUAL * math.prod(own) if all(own) else None)
+        cost = pixels * frames * steps
+        if most is not None and cost > most:
+            counted = f"{pixels} pixels × {frames} frames × {steps} steps is {cost}"
+            raise Refused(400, "limit_exceeded", f"{counted}: the most is {most}, so ask for fewer of one")
 
     def view(job: Job) -> Video:
         step, steps = jobs.engine.progress(job.id) if job.status == "in_progress" else (0, 0)
@@ -256,17 +279,21 @@ def create_app(
     )
     async def create(request: Request, response: Response, owner: Caller) -> Video:
         """Order a clip. It is drawn in its turn: poll it, or follow its events."""
-        asked = await read_request(request)
+        return await run_in_threadpool(place, await read_request(request), request, response, owner)
+
+    def place(asked: VideoRequest, request: Request, response: Response, owner: str) -> Video:
         idempotency = request.headers.get("idempotency-key")
         if idempotency is not None and not 0 < len(idempotency) <= 255:
             raise Refused(400, "invalid_idempotency_key", "an idempotency key has 1 to 255 characters")
+        if jobs.fault:
+            raise Refused(503, "not_ready", f"not ready: {jobs.fault}", {"Retry-After": "10"})
         body = hashlib.sha256(asked.model_dump_json().encode()).hexdigest()
         clip, model = choose(asked)
-        earlier = jobs.store.ordered(idempotency, owner) if idempotency else None
-        if earlier is None:
-            charge(request)
         try:
-            job, new = jobs.create(clip, owner, model, idempotency, body)
+            with charging:
+                if not (idempotency and jobs.store.ordered(idempotency, owner)):
+                    charge(request)
+                job, new = jobs.create(clip, owner, model, idempotency, body)
         except QueueFull as error:
             raise Refused(429, "queue_full", str(error), {"Retry-After": str(error.retry_after)}) from error
         except KeyReused as error:
@@ -280,11 +307,17 @@ def create_app(
             return
         key = request.state.key
         if key.per_day and jobs.store.used(key.name) >= key.per_day:
-            message = f"{key.per_day} videos a day are this key's quota"
+            message = f"{key.per_day} videos and calls of the encoder a day are this key's quota"
             raise Refused(429, "quota_exceeded", message, {"Retry-After": "3600"})
         if wait := keys.admit(key):
-            message = f"{key.per_minute} videos a minute are this key's rate"
+            message = f"{key.per_minute} videos and calls of the encoder a minute are this key's rate"
             raise Refused(429, "rate_limit_exceeded", message, {"Retry-After": str(math.ceil(wait))})
+
+    def charge_infer(request: Request) -> None:
+        if keys is not None:
+            with charging:
+                charge(request)
+                jobs.store.use(request.state.key.name)
 
     @app.get("/v1/videos", response_model=VideoList, responses=REFUSALS, tags=["videos"])
     def listed(
@@ -331,7 +364,7 @@ def create_app(
         format: Literal["mp4", "webp", "gif"] | None = None,
     ) -> FileResponse:
         """The clip as a file: mp4, or webp or gif by `format` or `Accept`."""
-        job = find(id, owner)
+        job = await run_in_threadpool(find, id, owner)
         if job.status != "completed":
             raise Refused(409, "not_completed", f"video {id} is {job.status}: there is nothing to download")
         kind = variant if variant != "video" else format or preferred(request.headers.get("accept", ""))
@@ -343,7 +376,7 @@ def create_app(
                 if jobs.file(job).is_file():
                     raise
                 raise Refused(404, "not_found", f"the files of video {id} are gone") from error
-            jobs.store.grow(id, added)
+            await run_in_threadpool(jobs.store.grow, id, added)
         return FileResponse(
             file, media_type=media_type, filename=f"{id}{file.suffix}", content_disposition_type="inline"
         )
@@ -351,10 +384,21 @@ def create_app(
     @app.get("/v1/videos/{id}/events", response_class=StreamingResponse, responses=REFUSALS, tags=["videos"])
     async def events(id: str, owner: Caller) -> StreamingResponse:
         """The job after every step, as server-sent events, until it ends."""
-        find(id, owner)
+        await run_in_threadpool(find, id, owner)
+        if following[owner] >= streams:
+            message = f"you have {streams} event streams open already: close one, or poll"
+            raise Refused(429, "too_many_streams", message, {"Retry-After": "10"})
         return StreamingResponse(
             follow(id, owner), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
+
+    @contextlib.contextmanager
+    def counted(owner: str) -> Iterator[None]:
+        following[owner] += 1
+        try:
+            yield
+        finally:
+            following[owner] -= 1
 
     async def follow(id: str, owner: str) -> AsyncIterator[str]:
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
@@ -363,10 +407,10 @@ def create_app(
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(changed.set)
 
-        with jobs.listening(id, hear):
+        with jobs.listening(id, hear), counted(owner):
             while True:
                 changed.clear()
-                job = jobs.store.get(id, owner)
+                job = await run_in_threadpool(jobs.store.get, id, owner)
                 if job is None:
                     yield 'event: deleted\ndata: {"id": ' + json.dumps(id) + "}\n\n"
                     return
@@ -395,25 +439,29 @@ def create_app(
     def evaluation(id: str, owner: Caller) -> dict[str, Any]:
         """What erasing did, as measured before and after."""
         known = models()
-        if id not in known or not known[id]["has_evaluation"]:
+        if id not in known or not known[id]["evaluation"]:
             raise Refused(404, "not_found", f"no evaluation of {id!r} here")
-        return dict(jobs.engine.describe()["evaluation"])
+        return dict(known[id]["evaluation"])
 
     @app.get("/health/live", tags=["health"])
-    def live() -> dict[str, str]:
+    async def live() -> dict[str, str]:
         """This process answers."""
         return {"status": "live"}
 
     @app.get("/health/ready", tags=["health"], responses={503: REFUSALS[503]})
-    def ready(response: Response) -> dict[str, str]:
+    async def ready(response: Response) -> dict[str, str]:
         """A worker with the model has answered lately; else the reason."""
-        health = jobs.engine.health()
+        health = jobs.health()
         response.status_code = 200 if health.ready else 503
         return {"status": "ready"} if health.ready else {"status": "not ready", "reason": health.reason}
 
-    @app.get("/metrics", response_class=Response, tags=["health"], responses={401: REFUSALS[401]})
-    def prometheus(owner: Caller) -> Response:
-        """For Prometheus."""
+    @app.get(
+        "/metrics", response_class=Response, tags=["health"], responses={code: REFUSALS[code] for code in (401, 403)}
+    )
+    def prometheus(request: Request, owner: Caller) -> Response:
+        """For Prometheus: figures of everybody's jobs, for keys made with `--metrics`."""
+        if keys is not None and not request.state.key.metrics:
+            raise Refused(403, "forbidden", "the metrics are of everybody: make a key with --metrics to read them")
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
@@ -421,7 +469,7 @@ def create_app(
         policy = "default-src 'self' 'unsafe-inline'; media-src 'self' blob:; img-src 'self' blob: data:; frame-ancestors 'none'"
         return FileResponse(PAGE, media_type="text/html", headers={"Content-Security-Policy": policy})
 
-    app.include_router(kserve.router(jobs.engine, name, caller, charge))
+    app.include_router(kserve.router(jobs.engine, name, caller, charge_infer))
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
@@ -437,6 +485,7 @@ def create_app(
 
     @app.exception_handler(sqlite3.Error)
     async def unwritten(_: Request, error: sqlite3.Error) -> JSONResponse:
+        await run_in_threadpool(jobs.check)
         return refusal(503, "unavailable", f"the job store cannot be used: {error}")
 
     return app

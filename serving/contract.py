@@ -19,9 +19,11 @@ class Settings:
     """Which pipeline a worker loads, and how. What `serve` was asked for, as one value that travels to the worker.
 
     source: the edited encoder, as ``load_encoder`` reads it; t2v: the pipeline, as ``load_pipeline`` reads it.
+    more: further edited encoders over the same pipeline, by the names that requests choose them by.
     threads: of torch; 0 shares the cores among the workers on the CPU that draw.
     scheduler: name of a diffusers scheduler to put in, such as "LCMScheduler". step_cache: name of a diffusers cache
     configuration, such as "FirstBlockCacheConfig"; attention: a diffusers attention backend.
+    cached_bytes: of texts' embeddings that a worker keeps in the host's memory.
     allow_original: also answer with the pipeline's own encoder where a request asks for it.
     defaults: of a request's width, height, num_frames, num_inference_steps, guidance_scale and fps, where the
     pipeline's own are not wanted.
@@ -41,7 +43,8 @@ class Settings:
     attention: str | None = None
     compile: bool = False
     allow_original: bool = False
-    cached_prompts: int = 1024
+    cached_bytes: int = 2**30
+    more: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
 
@@ -50,7 +53,8 @@ class Settings:
 class Request:
     """One clip to draw: every choice made, so that the same request gives the same clip. Sizes in pixels.
 
-    encoder: "edited", or "original" where the settings allow it.
+    encoder: "edited", one of the settings' ``more``, or "original" where they allow it. fingerprint: of that encoder as it was when the clip was
+    ordered, the only one that may draw it; "" in an order from before these were pinned, which any may draw.
     folder: where video.mp4 and thumbnail.webp are written.
     """
 
@@ -65,7 +69,13 @@ class Request:
     seed: int
     folder: str
     negative_prompt: str = ""
-    encoder: Literal["edited", "original"] = "edited"
+    encoder: str = "edited"
+    fingerprint: str = ""
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames: what it takes of memory goes with it."""
+        return self.width * self.height * self.num_frames
 
     @property
     def shape(self) -> tuple[int, int, int, int, float]:
@@ -94,14 +104,29 @@ class Update:
 
 @dataclass(frozen=True)
 class Health:
-    """``ready`` only while a worker that loaded its model has answered lately; otherwise the reason in one line."""
+    """``ready`` only while a worker that loaded its model has answered lately; otherwise the reason in one line.
+
+    reason: for anybody; detail: for who runs the server, with paths, "" where the reason is all. final: it will never be ready, since every worker was refused its model.
+    """
 
     ready: bool
     reason: str = ""
+    final: bool = False
+    detail: str = ""
+
+    @property
+    def told(self) -> str:
+        """For who runs the server."""
+        return "ready" if self.ready else self.detail or self.reason
 
 
 class Engine(Protocol):
-    """Draws requests. Every submitted request ends in exactly one completed, failed or cancelled update."""
+    """Draws requests. Every submitted request ends in exactly one completed, failed or cancelled update.
+
+    One whose encoder no worker has (any more) fails with the code "encoder_changed".
+    """
+
+    settings: Settings
 
     def start(self, on_update: Callable[[Update], None]) -> None:
         """Begin loading and return at once. ``on_update`` is called from any thread, and must be quick."""

@@ -50,13 +50,14 @@ async def convert(video: Path, kind: str, frames: int) -> int:
             with tempfile.TemporaryDirectory(prefix=".convert-", dir=video.parent) as temp:
                 part = Path(temp) / target.name
                 if fault := await run(ffmpeg, "-v", "error", "-nostdin", "-i", str(video), *options, str(part)):
+                    fault = fault.replace(f"{video.parent}/", "")
                     raise UnlearnExportError(f"cannot write {target.name}: {fault}")
                 os.replace(part, target)
                 return target.stat().st_size
         except TimeoutError as error:
             raise UnlearnExportError(f"cannot write {target.name} within {PATIENCE:.0f} s") from error
         except OSError as error:
-            raise UnlearnExportError(f"cannot write {target.name}: {error}") from error
+            raise UnlearnExportError(f"cannot write {target.name}: {error.strerror}") from error
 
 
 async def run(*command: str) -> str:

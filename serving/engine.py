@@ -38,6 +38,8 @@ TUNING = WAITING | {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+LOADING = "the model is being loaded"
+REFUSED = "the model was refused: the server's output tells why"
 State = Literal["dead", "starting", "idle", "drawing", "refused"]
 
 
@@ -47,6 +49,8 @@ class Patience:
 
     step: one denoising step or the decoding; start: loading. restart: the first pause after a failed start, doubled
     each time up to a minute. infer: for the encoder alone, which waits for the batch that is being drawn.
+    deadline: for a request from its beginning to its clip, then it fails. grace: for the step in which all that a worker
+    draws is cancelled or late; then the worker is killed.
     """
 
     silence: float = 20.0
@@ -55,20 +59,24 @@ class Patience:
     start: float = 1800.0
     restart: float = 1.0
     infer: float = 60.0
+    deadline: float = 1800.0
+    grace: float = 30.0
 
 
 @dataclass
 class Ticket:
     """A request on its way. alone: its worker died once, so it takes no others with it the next time.
 
-    cancelled: its worker was told so.
+    stop: why its worker was told to drop it, "cancelled" or "deadline_exceeded". queued, begun, stopped: when.
     """
 
     request: Request
     attempts: int = 0
     alone: bool = False
-    cancelled: bool = False
+    stop: Literal["", "cancelled", "deadline_exceeded"] = ""
     queued: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
+    stopped: float = 0.0
     waited: float = 0.0
     step: int = 0
     steps: int = 0
@@ -84,18 +92,28 @@ class Worker:
     outbox: queue.SimpleQueue[tuple[Any, ...] | None] = field(default_factory=queue.SimpleQueue)
     flight: dict[str, Ticket] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
-    reason: str = "the model is being loaded"
+    reason: str = LOADING
+    detail: str = ""  # of the reason, as ``Health`` has it
     born: float = 0.0
     seen: float = 0.0
     age: float = 0.0  # of the main thread's last sign, at ``seen``
     rested: float = -math.inf  # when its last batch ended
     threads: int = 0  # as it was told last
+    room: float = math.inf  # pixels that a batch may have, as learnt from one that ran out of memory
     failures: int = 0  # starts in a row that did not come to ready
     restart_at: float = 0.0
 
     @property
     def live(self) -> bool:
         return self.state in ("idle", "drawing")
+
+    def fingerprint(self, encoder: str) -> str:
+        """Of one of its encoders; "" where it has no such one."""
+        return str(self.about.get("encoders", {}).get(encoder, {}).get("fingerprint", ""))
+
+    def may_draw(self, request: Request) -> bool:
+        """Whether it has the encoder that the request was ordered from."""
+        return request.fingerprint in ("", self.fingerprint(request.encoder))
 
 
 class LocalEngine:
@@ -154,8 +172,7 @@ class LocalEngine:
             else:
                 for worker in self.workers:
                     if id in worker.flight:
-                        worker.flight[id].cancelled = True
-                        worker.outbox.put(("cancel", id))
+                        self._stop(worker, worker.flight[id], "cancelled")
                         return True
                 return False
         self._tell(ticket, "cancelled")
@@ -187,13 +204,14 @@ class LocalEngine:
 
     def health(self) -> Health:
         now = time.monotonic()
-        reasons = []
         for worker in self.workers:
-            silent = now - worker.seen
-            if worker.live and silent < self.patience.lately:
+            if worker.live and now - worker.seen < self.patience.lately:
                 return Health(True)
-            reasons.append(f"the worker has been silent for {silent:.0f} s" if worker.live else worker.reason)
-        return Health(False, reasons[0])
+        first = self.workers[0]
+        if first.live:
+            return Health(False, f"the worker has been silent for {now - first.seen:.0f} s")
+        final = all(worker.state == "refused" for worker in self.workers)
+        return Health(False, first.reason, final, first.detail)
 
     def infer(self, input_ids: list[list[int]]) -> Future[States]:
         """Raises UnlearnExportError where no worker is there, or too many calls wait."""
@@ -245,6 +263,22 @@ class LocalEngine:
             self._kill(worker, f"the worker was silent for {self.patience.silence:.0f} s")
         elif worker.state == "drawing" and worker.age > self.patience.step:
             self._kill(worker, f"a step took longer than {self.patience.step:.0f} s")
+        elif worker.live and worker.flight:
+            self._stop_the_late(worker)
+
+    def _stop(self, worker: Worker, ticket: Ticket, why: Literal["cancelled", "deadline_exceeded"]) -> None:
+        if not ticket.stop:
+            ticket.stop, ticket.stopped = why, time.monotonic()
+            worker.outbox.put(("cancel", ticket.request.id))
+
+    def _stop_the_late(self, worker: Worker) -> None:
+        """Stop what is past its deadline; kill the worker where that does not help and nobody waits for the others."""
+        now, tickets = time.monotonic(), list(worker.flight.values())
+        for ticket in tickets:
+            if now - ticket.begun > self.patience.deadline:
+                self._stop(worker, ticket, "deadline_exceeded")
+        if all(t.stop and now - t.stopped > self.patience.grace for t in tickets):
+            self._kill(worker, f"a step did not end within {self.patience.grace:.0f} s")
 
     def _answer_the_overdue(self) -> None:
         for token, (_, future, end) in list(self._asked.items()):
@@ -254,22 +288,26 @@ class LocalEngine:
 
     def _dispatch(self) -> float:
         """Give every idle worker a batch; → the seconds after which to look again."""
+        self._fail_what_nobody_may_draw()
         left, begun = 0.2, []
         for worker in self.workers:
-            if worker.state != "idle" or not self._queue:
+            waiting = [t for t in self._queue if worker.may_draw(t.request)] if worker.state == "idle" else []
+            if not waiting:
                 continue
-            first = self._queue[0]
-            mates = [t for t in self._queue if t.request.shape == first.request.shape and not t.alone]
+            first = waiting[0]
+            mates = [t for t in waiting if t.request.shape == first.request.shape and not t.alone]
             share = math.ceil(len(mates) / sum(w.state == "idle" for w in self.workers))
-            batch = [first] if first.alone else mates[: min(share, self.max_batch)]
+            most = max(1, min(self.max_batch, worker.room // first.request.pixels))
+            batch = [first] if first.alone else mates[: int(min(share, most))]
             early = first.queued + self.window - time.monotonic()
-            if self._company and not first.alone and len(mates) < self.max_batch and early > 0:
+            if self._company and not first.alone and len(mates) < most and early > 0:
                 left = early
                 break
             for ticket in batch:
                 self._queue.remove(ticket)
                 ticket.attempts += 1
-                ticket.waited = time.monotonic() - ticket.queued
+                ticket.begun = time.monotonic()
+                ticket.waited = ticket.begun - ticket.queued
                 worker.flight[ticket.request.id] = ticket
             worker.state, worker.age = "drawing", 0.0
             self._company = len(batch) > 1
@@ -281,6 +319,17 @@ class LocalEngine:
         for worker, requests in begun:
             worker.outbox.put(("run", requests))
         return left
+
+    def _fail_what_nobody_may_draw(self) -> None:
+        """What was ordered from an encoder that was replaced since: another one has forgotten something else."""
+        live = [worker for worker in self.workers if worker.live]
+        for ticket in [t for t in self._queue if live and not any(w.may_draw(t.request) for w in live)]:
+            self._queue.remove(ticket)
+            ordered, here = ticket.request.fingerprint[:12], live[0].fingerprint(ticket.request.encoder)[:12]
+            message = (
+                f"it was ordered from the encoder {ordered}…, and here is {f'{here}…' if here else 'none such'} now"
+            )
+            self._tell(ticket, "failed", code="encoder_changed", message=f"{message}: order it again")
 
     def _share_cores(self) -> None:
         """Tell each worker on the CPU how many threads it may use, so that those that draw have as many cores in all.
@@ -323,10 +372,12 @@ class LocalEngine:
                 )
         except OSError as error:
             ours.close()
-            self._restart_later(worker, f"the worker cannot be started: {error}", failed=True)
+            self._restart_later(worker, "the worker cannot be started", failed=True)
+            worker.detail = f"the worker cannot be started: {error}"
             return
-        worker.state, worker.reason = "starting", "the model is being loaded"
+        worker.state, worker.reason, worker.detail = "starting", LOADING, ""
         worker.born = worker.seen = time.monotonic()
+        worker.room = math.inf
         worker.outbox = queue.SimpleQueue()
         worker.outbox.put((self.settings, worker.device))
         threading.Thread(target=write, args=(worker.outbox, ours), daemon=True).start()
@@ -373,7 +424,7 @@ class LocalEngine:
             worker.rested = time.monotonic() if after == "drawing" else -math.inf
 
     def _on_refused(self, worker: Worker, reason: str) -> None:
-        worker.state, worker.reason, worker.about = "refused", reason, {}
+        worker.state, worker.reason, worker.detail, worker.about = "refused", REFUSED, reason, {}
 
     def _on_step(self, worker: Worker, ids: list[str], step: int, steps: int) -> None:
         for id in ids:
@@ -388,16 +439,19 @@ class LocalEngine:
         worker.about = worker.about | {"counts": counts}
         self._rest(worker, "drawing")
 
+    def _on_crowded(self, worker: Worker, pixels: int) -> None:
+        worker.room = min(worker.room, pixels // 2)
+
     def _on_done(self, worker: Worker, id: str, seconds: dict[str, float], batch: int) -> None:
         ticket = worker.flight.pop(id)
-        drew = worker.about["encoders"][ticket.request.encoder]["fingerprint"]
+        drew = worker.fingerprint(ticket.request.encoder)
         self._tell(ticket, "completed", seconds={"queue": ticket.waited} | seconds, batch=batch, fingerprint=drew)
 
     def _on_failed(self, worker: Worker, id: str, code: str, message: str) -> None:
         self._tell(worker.flight.pop(id), "failed", code=code, message=message)
 
     def _on_cancelled(self, worker: Worker, id: str) -> None:
-        self._tell(worker.flight.pop(id), "cancelled")
+        self._tell_stopped(worker.flight.pop(id))
 
     def _on_inferred(self, worker: Worker, token: int, answer: States | UnlearnExportError) -> None:
         if token not in self._asked:
@@ -422,8 +476,8 @@ class LocalEngine:
             worker.flight.clear()
             for ticket in reversed(lost):
                 ticket.alone, ticket.step = True, 0
-                if ticket.cancelled:
-                    self._tell(ticket, "cancelled")
+                if ticket.stop:
+                    self._tell_stopped(ticket)
                 elif self._closing:
                     self._queue.appendleft(ticket)
                 elif ticket.attempts >= ATTEMPTS:
@@ -436,6 +490,13 @@ class LocalEngine:
                 self._restart_later(worker, reason, failed=not started)
             worker.about.pop("counts", None)
             self._changed.notify_all()
+
+    def _tell_stopped(self, ticket: Ticket) -> None:
+        if ticket.stop == "cancelled":
+            self._tell(ticket, "cancelled")
+        else:
+            message = f"not drawn within {self.patience.deadline:.0f} s: ask for fewer pixels, frames or steps"
+            self._tell(ticket, "failed", code=ticket.stop, message=message)
 
     def _tell(self, ticket: Ticket, outcome: Outcome, **more: Any) -> None:
         update = Update(ticket.request.id, outcome, ticket.step, ticket.steps, attempts=ticket.attempts, **more)

@@ -1,22 +1,28 @@
 """Jobs: what the store remembers and the engine does, kept in step; the queue's bound, retention, recovery."""
 
 import contextlib
+import json
 import logging
+import os
 import shutil
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from unlearn_export.errors import UnlearnExportError
 
-from .contract import ATTEMPTS, VIDEO, Engine, Request, Update
-from .store import Job, Store
+from .contract import ATTEMPTS, VIDEO, Engine, Health, Request, Update
+from .store import Job, Store, unusable
 
 ENDS = ("completed", "failed", "cancelled")
+ROOM = 2**24  # bytes that must be free for a clip
+RESERVE = 2**20  # bytes that the store is sure of for deleting
 log = logging.getLogger(__name__)
 Listener = Callable[[Update], None]
 
@@ -43,39 +49,95 @@ class Retention:
 
 
 class Jobs:
-    """The service behind the API. Methods are quick, and safe to call from any thread."""
+    """The service behind the API. Methods are safe to call from any thread, and wait for the store: not for an event loop,
+    but for ``listening``, which waits for nothing.
+    """
 
     def __init__(self, folder: Path, engine: Engine, *, waiting: int = 100, retention: Retention | None = None) -> None:
+        """Take up what an earlier process left. Raises UnlearnExportError where the folder cannot be used."""
         self.folder, self.engine, self.waiting = folder, engine, waiting
         self.retention = retention or Retention()
         self.store = Store(folder / "jobs.sqlite3")
         self.clips = folder / "clips"
+        self.reserve = folder / "reserve"  # given up on a full disk, so that something can be deleted
         self.on_end: Listener = lambda update: None  # hears each job's end once
         self.pace = 1.0  # seconds from one clip's end to the next's, while there is work; for Retry-After
         self._unrecorded: deque[Update] = deque()  # ends that the store could not take yet
         self._listeners: dict[str, set[Listener]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # one order at a time
+        self._hearing = threading.Lock()
+        self.fault = ""  # why nothing can be written, in one line
+        try:
+            self._left = self._take_up()
+            self._noted = self.store.noted("model") or "[{}, {}]"
+            asked, about = json.loads(self._noted)
+            self._known: dict[str, Any] = about if asked == asdict(engine.settings) else {}
+        except (sqlite3.Error, OSError) as error:
+            raise unusable(self.store.path, error) from error
 
-    def start(self) -> None:
-        """Take up what an earlier process left, then serve."""
+    def _take_up(self) -> list[Job]:
+        """What an earlier process left to be drawn; what it left that is of no use is removed."""
         for job in self.store.unended():
-            if job.attempts >= ATTEMPTS:
+            if job.over:  # it cannot be read
+                self.store.fail(job.id, job.code, job.message)
+            elif job.attempts >= ATTEMPTS:
                 self.store.fail(job.id, "interrupted", f"begun {job.attempts} times and cut off each time")
-        known = self.store.ids()
+        kept = self.store.completed()
         for folder in self.clips.iterdir() if self.clips.is_dir() else ():
-            if folder.name not in known:
+            if folder.name not in kept:  # of a job that is gone, or cut off while it was written
                 shutil.rmtree(folder, ignore_errors=True)
         self.store.requeue(job.id for job in self.store.unended())
+        return self.store.unended()
+
+    def start(self) -> None:
+        """Serve, beginning with what was taken up."""
+        self.check()
         self.engine.start(self._on_update)
-        for job in self.store.unended():
+        for job in self._left:
             here = replace(job.request, folder=str(self.folder_of(job).absolute()))  # the folder may have been moved
             self.engine.submit(here, job.attempts)
-        self.prune()
 
     def stop(self, deadline: float) -> None:
         """Let what runs finish within ``deadline`` seconds; the rest waits for the next start."""
-        self.store.requeue(self.engine.stop(deadline), forgive=True)
+        left = self.engine.stop(deadline)
+        try:
+            self.store.requeue(left, forgive=True)
+        except sqlite3.Error as error:  # they are taken up as cut off
+            log.error("the end of %d jobs was not recorded: %s", len(left), error)
         self.store.close()
+
+    def describe(self) -> dict[str, Any]:
+        """The model as the engine found it; while it is loaded, as it was found when the same was loaded last."""
+        return self.engine.describe() or self._known
+
+    def remember(self) -> None:
+        """Keep what the engine found, so that the next process takes orders while it loads."""
+        about = {key: value for key, value in self.engine.describe().items() if key not in ("counts", "pid")}
+        noted = json.dumps([asdict(self.engine.settings), about])
+        if about and noted != self._noted:
+            self.store.note("model", noted)
+            self._noted = noted
+
+    def health(self) -> Health:
+        """The engine's, or why jobs and clips cannot be written. No order is to be taken while it has such a reason."""
+        health = self.engine.health()
+        return Health(False, self.fault) if health.ready and self.fault else health
+
+    def check(self) -> None:
+        """Find out whether jobs and clips can be written, for ``health`` to tell; keep some room for deleting."""
+        probe = self.clips / ".room"
+        try:
+            self.clips.mkdir(exist_ok=True)
+            try:
+                allocate(probe, ROOM)
+            finally:
+                probe.unlink(missing_ok=True)
+            allocate(self.reserve, RESERVE)
+            self.store.note("checked", str(time.time()))
+            self.fault = ""
+        except (sqlite3.Error, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self.fault = f"jobs and clips cannot be written: {reason}"
 
     def create(
         self, request: Request, owner: str = "", model: str = "", idempotency: str | None = None, body: str = ""
@@ -111,8 +173,12 @@ class Jobs:
     def delete(self, id: str) -> None:
         """Cancel a job that has not ended; its clip and its record are gone."""
         self.cancel(id)
-        self.store.delete(id)
-        shutil.rmtree(self.clips / id, ignore_errors=True)
+        shutil.rmtree(self.clips / id, ignore_errors=True)  # first: on a full disk this makes room for the other
+        try:
+            self.store.delete(id)
+        except sqlite3.Error:
+            self.reserve.unlink(missing_ok=True)
+            self.store.delete(id)
 
     def folder_of(self, job: Job) -> Path:
         return self.clips / job.id
@@ -127,20 +193,27 @@ class Jobs:
             self.delete(id)
 
     def tend(self) -> None:
-        """To be called now and then: record the ends that could not be written before, and prune."""
+        """To be called now and then, and once it is ready: record the ends that could not be written before, and prune.
+
+        Raises sqlite3.Error or OSError where that cannot be done yet.
+        """
+        if self.fault:
+            self.check()
+        self.remember()
         for _ in range(len(self._unrecorded)):
             self._on_update(self._unrecorded.popleft())
         self.prune()
+        self.store.forget_uses()
 
     @contextlib.contextmanager
     def listening(self, id: str, listener: Listener) -> Iterator[None]:
         """Within the block, ``listener`` hears every update of the job, from another thread."""
-        with self._lock:
+        with self._hearing:
             self._listeners.setdefault(id, set()).add(listener)
         try:
             yield
         finally:
-            with self._lock:
+            with self._hearing:
                 heard = self._listeners.get(id, set())
                 heard.discard(listener)
                 if not heard:
@@ -149,11 +222,14 @@ class Jobs:
     def _on_update(self, update: Update) -> None:
         try:
             self._record(update)
-        except (sqlite3.Error, OSError):
-            log.exception("job %s: %s was not recorded", update.id, update.outcome)
+        except (sqlite3.Error, OSError) as error:
+            log.error("job %s: %s was not recorded: %s", update.id, update.outcome, error)
             if update.outcome in ENDS:
                 self._unrecorded.append(update)
-        with self._lock:
+            self.check()
+        if update.code == "failed":  # it may be the disk that failed it
+            self.check()
+        with self._hearing:
             listeners = list(self._listeners.get(update.id, ()))
         for listener in listeners:
             listener(update)
@@ -180,3 +256,9 @@ class Jobs:
         if job is None or job.status != "completed":  # deleted or cancelled, or a worker died while it wrote
             shutil.rmtree(folder, ignore_errors=True)
         self.prune()
+
+
+def allocate(path: Path, size: int) -> None:
+    """Have a file of so many bytes, whatever is in them. Raises OSError where there is no room."""
+    with path.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, size)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from unlearn_export.errors import UsageError
@@ -50,11 +51,11 @@ def router(engine: Engine, name: str, caller: Callable[[Request], str], charge: 
             raise HTTPException(404, f"no model {asked!r} here: there is {name}")
 
     @routes.get("/health/live")
-    def live() -> dict[str, bool]:
+    async def live() -> dict[str, bool]:
         return {"live": True}
 
     @routes.get("/health/ready")
-    def ready(response: Response) -> dict[str, bool]:
+    async def ready(response: Response) -> dict[str, bool]:
         is_ready = engine.health().ready
         response.status_code = 200 if is_ready else 503
         return {"ready": is_ready}
@@ -66,7 +67,7 @@ def router(engine: Engine, name: str, caller: Callable[[Request], str], charge: 
     @routes.get("/models/{model}")
     def metadata(model: str, owner: Caller) -> dict[str, Any]:
         check(model)
-        backend = engine.describe().get("backend", "")
+        backend = engine.describe().get("encoders", {}).get("edited", {}).get("backend", "")
         return {
             "name": name,
             "versions": ["1"],
@@ -95,7 +96,7 @@ def router(engine: Engine, name: str, caller: Callable[[Request], str], charge: 
             raise HTTPException(400, f"give one input input_ids with {rows * columns} ids, at most {TOKENS}")
         if not all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < 2**31 for i in ids):
             raise HTTPException(400, "input_ids must be whole numbers from 0")
-        charge(request)
+        await run_in_threadpool(charge, request)
         try:
             table = [ids[row * columns : (row + 1) * columns] for row in range(rows)]
             states = await asyncio.wrap_future(engine.infer(table))

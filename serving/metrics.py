@@ -44,7 +44,7 @@ class Metrics:
         for status, count in counts.items():
             kept.add_metric([status], count)
         yield kept
-        ready = float(self.jobs.engine.health().ready)
+        ready = float(self.jobs.health().ready)
         yield GaugeMetricFamily("unlearn_ready", "Whether a worker has answered lately", ready)
         yield GaugeMetricFamily("unlearn_workers", "Workers that have loaded the model", figures["ready"])
         yield CounterMetricFamily(

@@ -6,7 +6,7 @@ import inspect
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from .contract import Request, Settings, States
 
 TOLERANCE = 1e-4
 VALUES = 2**22  # most numbers in the states of one ``infer``
+ON_GPU = tuple(f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "ROCM", "MIGraphX"))
 STEP_CACHES = ("FirstBlockCacheConfig", "TaylorSeerCacheConfig")  # those of diffusers that need no more than a name
 
 
@@ -63,12 +64,12 @@ class Drawing:
 class Embeddings:
     """What the encoders made of each text lately, oldest out first. A key holds the encoders' fingerprint.
 
-    size: most texts. room: most bytes, for one text of LTX-2's takes 200 MB and more.
+    room: most bytes, for one text of LTX-2's takes 200 MB and more. texts: in the host's memory, each part with the
+    device that it came from and goes back to.
     """
 
-    size: int
     room: int = 2**30
-    texts: OrderedDict[tuple[Any, ...], tuple[Any, ...]] = field(default_factory=OrderedDict)
+    texts: OrderedDict[tuple[Any, ...], list[tuple[Any, Any]]] = field(default_factory=OrderedDict)
     hits: int = 0
     misses: int = 0
     held: int = 0
@@ -77,17 +78,31 @@ class Embeddings:
         if key in self.texts:
             self.hits += 1
             self.texts.move_to_end(key)
-            return self.texts[key]
+            return tuple(part.to(device) if device is not None else part for part, device in self.texts[key])
         self.misses += 1
-        made = self.texts[key] = make()
-        self.held += _bytes(made)
-        while len(self.texts) > self.size or (self.held > self.room and len(self.texts) > 1):
+        made = make()
+        kept = [(part.to("cpu"), part.device) if isinstance(part, Tensor) else (part, None) for part in made]
+        self.texts[key] = kept
+        self.held += _bytes(kept)
+        while self.held > self.room and len(self.texts) > 1:
             self.held -= _bytes(self.texts.popitem(last=False)[1])
         return made
 
 
-def _bytes(parts: tuple[Any, ...]) -> int:
-    return sum(part.nbytes for part in parts if isinstance(part, Tensor))
+def _bytes(parts: list[tuple[Any, Any]]) -> int:
+    return sum(part.nbytes for part, _ in parts if isinstance(part, Tensor))
+
+
+@dataclass(frozen=True)
+class Seated:
+    """A pipeline with encoders in it, which shares all else with the others.
+
+    folders: of its edited encoders, by component. told: what `/v1/models` says of them, with their fingerprint.
+    """
+
+    pipe: Any
+    folders: dict[str, Path]
+    told: dict[str, Any]
 
 
 class Painter:
@@ -97,68 +112,64 @@ class Painter:
     """
 
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
-        self.settings = settings
+        self.settings, self.device = settings, device
         dtype = getattr(torch, settings.dtype) if settings.dtype else None
-        where = locate(settings.source, settings.backend, settings.encoder_revision)
         own: Any = load_pipeline(settings.t2v, revision=settings.revision, dtype=dtype, device=device)
-        held = Held.of(own)
-        placed = place(edits_in(where, settings.backend), held)
-        self.uncovered = coverage(placed, held).uncovered
-        self.folders = {name: edited.folder for name, edited in placed.items() if edited.folder is not None}
-        self.pipe: Any = seat(own, {name: edited.load(settings.provider) for name, edited in placed.items()})
-        self.call = defaults(self.pipe)
+        self.pipe: Any = own
+        self.call = defaults(own)
         self.inputs = read_inputs(settings.inputs)
         self._check_clips()
-        self.root = next(iter(self.folders.values())).parent
-        self.recipe = where.recipe
-        self.fingerprints = {name: fingerprint(folder, settings.backend) for name, folder in self.folders.items()}
-        self.fingerprint = _of_all(self.fingerprints)
-        if settings.backend == "onnx":
-            self._check_parity()
-        self.moved = self._states_moved(own)
-        self.seats = {"edited": (self.pipe, self.fingerprint)}
+        held = Held.of(own)
+        sources = {"edited": settings.source} | settings.more
+        self.seats = {name: self._seated(source, own, held) for name, source in sources.items()}
+        self.pipe = self.seats["edited"].pipe  # it draws, with what any of them encodes
         if settings.allow_original:
-            self.seats["original"] = (own, _of_all({name: state_hash(getattr(own, name)) for name in self.folders}))
+            folders = {name: folder for seated in self.seats.values() for name, folder in seated.folders.items()}
+            self.seats["original"] = original(own, folders)
         self._tune()
-        self.embeddings = Embeddings(settings.cached_prompts)
+        self.embeddings = Embeddings(settings.cached_bytes)
         self.encoding = 0.0  # seconds spent in it so far
         self.rows: Sequence[Request] = ()
         if hasattr(self.pipe, "encode_prompt"):
             self.own_encoding = inspect.signature(type(self.pipe).encode_prompt)
             self.pipe.encode_prompt = self._encode_prompt
+        elif len(self.seats) > 1:
+            raise UsageError(f"{type(self.pipe).__name__} has no encode_prompt: it takes one encoder at a time")
+
+    def _seated(self, source: str, own: Any, held: Held) -> "Seated":
+        """The pipeline with one artifact's encoders, which are proven to be the ones that it names."""
+        backend, provider = self.settings.backend, provider_on(self.settings.provider, self.device)
+        where = locate(source, backend, self.settings.encoder_revision)
+        placed = place(edits_in(where, backend), held)
+        folders = {name: edited.folder for name, edited in placed.items() if edited.folder is not None}
+        pipe: Any = seat(own, {name: edited.load(provider) for name, edited in placed.items()})
+        erased = concepts_of(where.recipe)
+        names = [str(concept["name"]) for concept in erased]
+        if backend == "onnx":
+            check_parity(pipe, folders, ["", *names])
+        prints = {name: fingerprint(folder, backend) for name, folder in folders.items()}
+        first = next(iter(folders))
+        evaluation = folders[first].parent / EVALUATION
+        told = {
+            "fingerprint": _of_all(prints),
+            "erased": erased,
+            "states_moved": states_moved(pipe, own, folders, names, source),
+            "evaluation": read_json(evaluation) if evaluation.is_file() else None,
+            "seats": prints,
+            "uncovered": list(coverage(placed, held).uncovered),
+        }
+        return Seated(pipe, folders, told | at_work(getattr(pipe, first)))
 
     def describe(self) -> dict[str, Any]:
         """What is really at work, for people and for the front end's checks."""
         pipe = self.pipe
-        first = next(iter(self.folders))
-        encoders = {
-            name: {"backend": backend, "provider": provider, "fingerprint": print_}
-            for name, (seated, print_) in self.seats.items()
-            for backend, provider in [at_work(getattr(seated, first))]
-        }
-        evaluation = self.root / EVALUATION
-        concepts = [
-            {k: c.get(k) for k in ("name", "kind", "aliases", "anchor")} for c in self.recipe.get("concepts", [])
-        ]
-        anchors = self.recipe.get("anchors") or []
-        for concept, anchor in zip(concepts, anchors, strict=False):
-            concept["anchor"] = concept["anchor"] or anchor
         return {
             "pipeline": type(pipe).__name__,
             "t2v": self.settings.t2v,
-            "encoder": str(self.settings.source),
-            "fingerprint": self.fingerprint,
-            "erased": concepts,
-            "states_moved": self.moved,
-            "evaluation": read_json(evaluation) if evaluation.is_file() else None,
-            "seats": self.fingerprints,
-            "uncovered": list(self.uncovered),
-            "backend": encoders["edited"]["backend"],
-            "provider": encoders["edited"]["provider"],
             "device": str(pipe.device),
             "dtype": str(denoiser_of(pipe).dtype).removeprefix("torch."),
             "scheduler": type(pipe.scheduler).__name__,
-            "encoders": encoders,
+            "encoders": {name: seated.told for name, seated in self.seats.items()},
             "multiple_of": multiple_of(pipe),
             "frame_rule": frame_rule(pipe),
             "max_frames": longest_clip(pipe),
@@ -222,6 +233,10 @@ class Painter:
             self.pipe.maybe_free_model_hooks()  # else what a step cache kept would leak into the next clip
         return frames_of(output)
 
+    def free(self) -> None:
+        """Give memory of the device that nothing holds any more back to it."""
+        torch.cuda.empty_cache()
+
     def use_threads(self, count: int) -> None:
         """From now on compute with this many threads; for the thread that draws to call."""
         if count != torch.get_num_threads():
@@ -230,7 +245,7 @@ class Painter:
     @torch.inference_mode()
     def infer(self, input_ids: list[list[int]]) -> States:
         """The edited encoder's states of token ids [b, n]. Raises UsageError for ids that it does not know."""
-        encoder = getattr(self.pipe, next(iter(self.folders)))
+        encoder = getattr(self.pipe, next(iter(self.seats["edited"].folders)))
         config, ids = text_config(encoder.config), torch.tensor(input_ids)
         longest = getattr(config, "max_position_embeddings", None) or ids.shape[1]
         most = VALUES // config.hidden_size
@@ -287,47 +302,18 @@ class Painter:
 
     def _cached(self, i: int, told: Mapping[str, Any], keep: Sequence[bool] = ()) -> tuple[Any, ...]:
         """What ``encode_prompt`` returns for one row, None in place of the results that are not kept."""
-        pipe, print_ = self.seats[self.rows[i].encoder]
-        key = (print_, *sorted((name, repr(value)) for name, value in told.items() if name != "device"))
+        seated = self.seats[self.rows[i].encoder]
+        pipe: Any = seated.pipe
+        key = (
+            seated.told["fingerprint"],
+            *sorted((name, repr(value)) for name, value in told.items() if name != "device"),
+        )
 
         def make() -> tuple[Any, ...]:
             made = type(pipe).encode_prompt(pipe, **told)
             return tuple(part if kept else None for part, kept in zip(made, keep or [True] * len(made), strict=True))
 
         return self.embeddings.get(key, make)
-
-    def _check_parity(self) -> None:
-        """Raise ParityError unless each graph computes what the safetensors beside it do, in float32."""
-        for name, folder in self.folders.items():
-            reader = reader_of(self.pipe, name)
-            graph = copy.deepcopy(getattr(self.pipe, name)).to("cpu", torch.float32)
-            reference: Any = load_folder(folder).float()
-            for text in self._probes():
-                theirs, ours = (states(self.pipe, encoder, reader, text) for encoder in (reference, graph))
-                diff = float((ours - theirs).abs().max() / max(1.0, float(theirs.abs().max())))
-                if not diff <= TOLERANCE:
-                    raise ParityError(
-                        f"{folder / 'model.onnx'} is {diff:.1e} from its safetensors on {text!r}: export it again"
-                    )
-
-    def _states_moved(self, own: Any) -> float | None:
-        """‖edited − original‖ / ‖original‖ over what is read of the erased concepts; None where no recipe names them.
-
-        Raises EncoderError where one's are the same in some seat: such an encoder has not erased it.
-        """
-        texts = self._probes()[1:]
-        apart = whole = 0.0
-        for name in self.folders:
-            reader = reader_of(self.pipe, name)
-            for text in texts:
-                ours, theirs = (states(pipe, getattr(pipe, name), reader, text) for pipe in (self.pipe, own))
-                change, size = float((ours - theirs).square().sum()), float(theirs.square().sum())
-                if not change > TOLERANCE**2 * size:
-                    raise EncoderError(
-                        f"{self.settings.source} still has {text!r}: its {name} reads it as the original"
-                    )
-                apart, whole = apart + change, whole + size
-        return round((apart / whole) ** 0.5, 6) if texts else None
 
     def _check_clips(self) -> None:
         """Raise UsageError for a pipeline that draws no clips, or none of text and the given pictures."""
@@ -344,9 +330,6 @@ class Painter:
             "num_inference_steps": known.steps,
         }
         return {name: value for name, value in chosen.items() if value is not None}
-
-    def _probes(self) -> list[str]:
-        return ["", *(c["name"] for c in self.recipe.get("concepts", []))]
 
     def _tune(self) -> None:
         """Speed that diffusers and torch offer, where the settings ask for it and this pipeline takes it."""
@@ -376,6 +359,54 @@ class Painter:
             denoiser.compile()
         elif isinstance(denoiser, diffusers.UNet3DConditionModel):
             denoiser.transformer_in.forward = once_for_both(denoiser.transformer_in.forward)
+
+
+def original(own: Any, folders: Mapping[str, Path]) -> Seated:
+    """The pipeline's own encoders, of those that are edited elsewhere."""
+    print_ = _of_all({name: state_hash(getattr(own, name)) for name in folders})
+    told = {"fingerprint": print_, "erased": [], "states_moved": 0.0, "evaluation": None, "seats": {}, "uncovered": []}
+    return Seated(own, {}, told | at_work(getattr(own, next(iter(folders)))))
+
+
+def concepts_of(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a recipe says it has erased, each with its anchor."""
+    concepts = [{k: c.get(k) for k in ("name", "kind", "aliases", "anchor")} for c in recipe.get("concepts", [])]
+    for concept, anchor in zip(concepts, recipe.get("anchors") or [], strict=False):
+        concept["anchor"] = concept["anchor"] or anchor
+    return concepts
+
+
+def check_parity(pipe: Any, folders: Mapping[str, Path], texts: Sequence[str]) -> None:
+    """Raise ParityError unless each graph computes what the safetensors beside it do, in float32."""
+    for name, folder in folders.items():
+        reader = reader_of(pipe, name)
+        graph = copy.deepcopy(getattr(pipe, name)).to("cpu", torch.float32)
+        reference: Any = load_folder(folder).float()
+        for text in texts:
+            theirs, ours = (states(pipe, encoder, reader, text) for encoder in (reference, graph))
+            diff = float((ours - theirs).abs().max() / max(1.0, float(theirs.abs().max())))
+            if not diff <= TOLERANCE:
+                raise ParityError(
+                    f"{folder / 'model.onnx'} is {diff:.1e} from its safetensors on {text!r}: export it again"
+                )
+
+
+def states_moved(pipe: Any, own: Any, names: Iterable[str], texts: Sequence[str], source: str) -> float | None:
+    """‖edited − original‖ / ‖original‖ over what is read of the erased concepts; None where no recipe names them.
+
+    names: of the edited components. Raises EncoderError where one's are the same in some seat: such an encoder has not
+    erased it.
+    """
+    apart = whole = 0.0
+    for name in names:
+        reader = reader_of(pipe, name)
+        for text in texts:
+            ours, theirs = (states(each, getattr(each, name), reader, text) for each in (pipe, own))
+            change, size = float((ours - theirs).square().sum()), float(theirs.square().sum())
+            if not change > TOLERANCE**2 * size:
+                raise EncoderError(f"{source} still has {text!r}: its {name} reads it as the original")
+            apart, whole = apart + change, whole + size
+    return round((apart / whole) ** 0.5, 6) if texts else None
 
 
 def once_for_both(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -421,11 +452,17 @@ def states(pipe: Any, encoder: Any, reader: ReaderContract, text: str) -> Tensor
     return pooled.float()
 
 
-def at_work(encoder: Any) -> tuple[str, str]:
+def provider_on(provider: str | None, device: str) -> str | None:
+    """The execution provider with the device of the worker, where it is one that takes a device and names none."""
+    kind, colon, index = device.partition(":")
+    return f"{provider}:{index}" if kind == "cuda" and colon and provider in ON_GPU else provider
+
+
+def at_work(encoder: Any) -> dict[str, str]:
     """Backend and provider that really compute the encoder."""
     if isinstance(encoder, OrtTextEncoder):
-        return "onnx", encoder.session.get_providers()[0]
-    return "torch", str(encoder.device)
+        return {"backend": "onnx", "provider": encoder.session.get_providers()[0]}
+    return {"backend": "torch", "provider": str(encoder.device)}
 
 
 def state_hash(encoder: Any) -> str:

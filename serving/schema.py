@@ -10,15 +10,21 @@ from starlette.exceptions import HTTPException
 
 MOST = 1_000_000  # of any number here; what the server really allows is in its ``Limits``
 
+USUAL = 16  # times the cost of the pipeline's own choices
+
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one request may ask for. pixels: width × height; body: bytes of the request."""
+    """The most that one request may ask for. pixels: width × height; body: bytes of the request.
+
+    cost: pixels × frames × steps; None is ``USUAL`` times what the pipeline's own choices come to, where it makes them.
+    """
 
     prompt: int = 2000
     frames: int = 128
     steps: int = 100
     pixels: int = 1280 * 1280
+    cost: int | None = None
     fps: int = 60
     guidance: float = 30.0
     body: int = 1_000_000
@@ -44,7 +50,7 @@ class VideoRequest(BaseModel):
 class Video(BaseModel):
     """A job. `error.code` is `cancelled` for one that was cancelled. `seconds_by_stage` tells where the time went.
 
-    `encoder_fingerprint` is that of the encoder that drew the clip, which a later server need not have any more.
+    `encoder_fingerprint` is that of the encoder that the clip was ordered from, and which alone draws it.
     """
 
     id: str

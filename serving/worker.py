@@ -2,13 +2,14 @@
 
 Started by the engine as ``python -m serving.worker FD``. Messages in: ("run", requests), ("cancel", id),
 ("threads", count), ("infer", token, input_ids). Out: ("ready", about), ("refused", reason), ("beat", age),
-("step", ids, step, steps), ("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message),
+("step", ids, step, steps), ("crowded", pixels) of a batch that ran out of memory, ("drawn", figures), ("done", id, seconds, batch), ("failed", id, code, message),
 ("cancelled", id), ("inferred", token, states or the error as an UnlearnExportError). It ends when the pipe does.
 """
 
 import gc
 import os
 import queue
+import re
 import shutil
 import sys
 import threading
@@ -25,7 +26,9 @@ from unlearn_export.errors import UnlearnExportError, UsageError
 from .contract import THUMBNAIL, VIDEO, Request, Settings
 
 BEAT = 0.5  # seconds between signs of life
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory")
+# as torch and ONNX Runtime say it of CUDA and its libraries, and of HIP
+BROKEN = ("cuda error", "cuda failure", "cudnn", "cublas", "hip error", "hip failure", "miopen")
 
 
 class Cancelled(Exception):
@@ -35,7 +38,7 @@ class Cancelled(Exception):
 class Worker:
     """Between the pipe and a painter.
 
-    That one has ``describe()``, ``draw(requests, on_step)``, ``infer(input_ids)`` and ``use_threads(count)``.
+    That one has ``describe()``, ``draw(requests, on_step)``, ``infer(input_ids)``, ``use_threads(count)`` and ``free()``.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -43,6 +46,7 @@ class Worker:
         self.sending = threading.Lock()
         self.inbox: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.cancelled: set[str] = set()
+        self.short = 0  # times in a row that a single request ran out of memory
         self.threads = 0  # as the engine said last; 0 leaves them alone
         self.tick = time.monotonic()  # when the main thread last did something
         self.writer = ThreadPoolExecutor(1)  # a clip is compressed while the next one is drawn
@@ -129,21 +133,36 @@ class Worker:
         except Cancelled:
             return
         except Exception as error:
-            failure, full, broken = one_line(error), out_of_memory(error), device_is_broken(error)
+            failure, full, broken = without_path(error), out_of_memory(error), device_is_broken(error)
         if not failure:
+            self.short = 0
             for request, frames in zip(drawn, drawing.frames, strict=True):
                 if request in wanted:
                     written = self.writer.submit(self._write, request, frames, dict(drawing.seconds), len(drawn))
                     self.writing.append(written)
         elif len(drawn) > 1 and not broken:
-            gc.collect()  # here, where the error no longer holds what the batch had in memory
+            if full:
+                self.send("crowded", sum(request.pixels for request in drawn))
+            self._free()
             for request in list(wanted):
                 self._draw([request])
         else:
             if len(drawn) == 1:
                 self.send("failed", drawn[0].id, "out_of_memory" if full else "failed", failure)
-            if full or broken:
-                self._give_up()
+            self._recover(full, broken)
+
+    def _recover(self, full: bool, broken: bool) -> None:
+        """After a single request failed. A second one that is out of memory has found what the first one left."""
+        self.short += full
+        if broken or self.short > 1:
+            self._give_up()
+        if full:
+            self._free()
+
+    def _free(self) -> None:
+        """To be called where no error any more holds what was in memory."""
+        gc.collect()
+        self.painter.free()
 
     def _use_threads(self) -> None:
         if self.threads:
@@ -161,7 +180,7 @@ class Worker:
         try:
             write(frames, Path(request.folder), request.fps)
         except Exception as error:
-            self.send("failed", request.id, "failed", one_line(error))
+            self.send("failed", request.id, "failed", without_path(error))
             return
         self.send("done", request.id, seconds | {"write": time.perf_counter() - begun}, batch)
 
@@ -174,15 +193,14 @@ class Worker:
         return requests
 
     def _infer(self, token: int, input_ids: list[list[int]]) -> None:
+        full = broken = False
         try:
             answer = self.painter.infer(input_ids)
         except Exception as error:
             kind = UsageError if isinstance(error, UsageError) else UnlearnExportError
-            self.send("inferred", token, kind(one_line(error)))
-            if out_of_memory(error) or device_is_broken(error):
-                self._give_up()
-            return
+            answer, full, broken = kind(without_path(error)), out_of_memory(error), device_is_broken(error)
         self.send("inferred", token, answer)
+        self._recover(full, broken)
 
 
 def write(frames: Any, folder: Path, fps: int) -> None:
@@ -202,16 +220,28 @@ def write(frames: Any, folder: Path, fps: int) -> None:
 
 
 def out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(sign in said(error) for sign in OUT_OF_MEMORY)
 
 
 def device_is_broken(error: Exception) -> bool:
-    """After an error on a GPU every later call of the process fails as well."""
-    return "cuda error" in str(error).lower()
+    """After an error on a GPU, other than that its memory is full, every later call of the process fails as well."""
+    return not out_of_memory(error) and any(sign in said(error) for sign in BROKEN)
+
+
+def said(error: BaseException) -> str:
+    """All of it in small letters, with what it was raised from: a message of ours is cut to a line."""
+    return f"{error} {error.__cause__ or ''}".lower()
 
 
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def without_path(error: BaseException) -> str:
+    """For whoever ordered: where the server keeps its files is not their business."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r"(?<!\w)/([^\s/:]+/)+", "", one_line(error))
 
 
 def main(make: Callable[[Settings, str], Any]) -> None:
@@ -231,8 +261,9 @@ def _painter(settings: Settings, device: str) -> Any:
     from .painter import Painter
 
     painter = Painter(settings, device)
-    for words in painter.uncovered:
-        print(f"warning: not covered by the edit: {words}", file=sys.stderr, flush=True)
+    for seated in painter.seats.values():
+        for words in seated.told["uncovered"]:
+            print(f"warning: not covered by the edit: {words}", file=sys.stderr, flush=True)
     return painter
 
 

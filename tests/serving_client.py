@@ -62,6 +62,16 @@ class Server:
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         return [int(pid) for task in (tasks if children.exists() else ()) for pid in task.read_text().split()]
 
+    def ends(self, seconds: float = 60) -> tuple[int, str]:
+        """Wait until it ends by itself; → its exit code, and what it said on stderr."""
+        self.http.close()
+        try:
+            _, said = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        return self.process.returncode, said
+
     def end(self, sign: int = signal.SIGTERM, seconds: float = 30) -> int:
         self.http.close()
         self.process.send_signal(sign)

@@ -1,6 +1,7 @@
 import copy
 import shutil
 
+import onnxruntime
 import pytest
 import tiny
 import torch
@@ -20,7 +21,7 @@ from test_encoders import refused
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from unlearn_export.errors import EncoderError
+from unlearn_export.errors import EncoderError, UsageError
 from unlearn_export.onnx.export import export_onnx
 from unlearn_export.pipelines.encoders import load_encoder
 
@@ -238,6 +239,29 @@ def test_a_mask_or_a_flag_of_another_form_is_refused():
     refused(EncoderError, "has no position_ids: load", ort, IDS, MASK, position_ids=MASK.cumsum(1) - 1)
     refused(EncoderError, "has no use_cache: load", ort, IDS, MASK, use_cache=True)
     refused(EncoderError, "cannot run .*model.onnx", ort, IDS + tiny.VOCAB)
+
+
+def test_a_provider_can_be_told_its_device(partial, monkeypatch):
+    _, encoder = partial
+    folder, asked = encoder.folder, []
+
+    class Session(onnxruntime.InferenceSession):
+        """As if it ran on a GPU."""
+
+        def __init__(self, graph, options, *, providers, **more):
+            asked.extend(providers)
+            super().__init__(graph, options, providers=["CPUExecutionProvider"], **more)
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    for provider in ("CUDAExecutionProvider", "CUDAExecutionProvider:1"):
+        load_encoder(folder, backend="onnx", provider=provider)
+    assert asked == ["CUDAExecutionProvider", ("CUDAExecutionProvider", {"device_id": "1"})]
+    with pytest.raises(UsageError, match="provider is 'CUDAExecutionProvider:x': give a name or NAME:DEVICE"):
+        load_encoder(folder, backend="onnx", provider="CUDAExecutionProvider:x")
 
 
 def test_a_graph_that_is_not_its_config_s_is_refused(partial, tmp_path):

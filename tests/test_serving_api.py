@@ -2,6 +2,8 @@
 
 import io
 import json
+import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def test_a_job_from_order_to_download(server):
     done = server.ended(ordered["id"])
     assert (done["status"], done["progress"], done["seed"], done["prompt"]) == ("completed", 100, 3, "a “pizza” 🍕")
     assert (done["seconds"], done["size"], done["num_inference_steps"]) == ("0.5", "16x16", 3)
-    assert (ordered["encoder_fingerprint"], done["encoder_fingerprint"]) == (None, "f" * 64)
+    assert ordered["encoder_fingerprint"] == done["encoder_fingerprint"] == "f" * 64
     assert set(done["seconds_by_stage"]) == {"queue", "encode", "denoise", "decode", "write"}
     assert done["expires_at"] > done["completed_at"] >= done["created_at"] and done["error"] is None
     clip = server.http.get(f"/v1/videos/{done['id']}/content")
@@ -105,6 +107,42 @@ def test_events_tell_every_step_until_the_end(server):
         assert "event: completed" in stream.read().decode()
 
 
+def test_a_held_store_holds_up_nobody_but_those_who_write(tmp_path):
+    with toy_server(tmp_path) as server:
+        id, answers = server.order("slow", num_inference_steps=90)["id"], []
+        order = lambda: answers.append(server.http.post("/v1/videos", json={"prompt": "x"}))  # noqa: E731
+        other = sqlite3.connect(tmp_path / "jobs.sqlite3", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        orders = [threading.Thread(target=order) for _ in range(45)]  # more than there are threads for requests
+        for some in (orders[:1], orders[1:]):
+            for thread in some:
+                thread.start()
+            time.sleep(0.2)
+            if some == orders[:1]:
+                assert server.get(id)["id"] == id
+                with server.http.stream("GET", f"/v1/videos/{id}/events") as stream:
+                    assert next(stream.iter_lines()).startswith("event: ")
+            for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
+                assert server.http.get(path).status_code == 200
+        assert not answers
+        other.execute("ROLLBACK")
+        for thread in orders:
+            thread.join()
+        assert [answer.status_code for answer in answers] == [200] * 45
+
+
+def test_a_caller_has_so_many_event_streams_at_once(tmp_path):
+    with toy_server(tmp_path, streams=2) as server:
+        id = server.order("slow", num_inference_steps=90)["id"]
+        url = f"/v1/videos/{id}/events"
+        with server.http.stream("GET", url) as one, server.http.stream("GET", url) as two:
+            lines = [stream.iter_lines() for stream in (one, two)]  # kept: a stream ends with its lines
+            assert all(next(line) for line in lines)
+            refused(server.http.get(url), 429, "too_many_streams", "2 event streams")
+        server.http.post(f"/v1/videos/{id}/cancel")
+        server.until(lambda: server.http.get(url).status_code == 200)
+
+
 def test_what_is_served_is_told(server):
     [model] = server.http.get("/v1/models").json()["data"]
     assert model["id"] == "toy" and model["pipeline"] == "Toy" and model["fingerprint"] == "f" * 64
@@ -121,6 +159,19 @@ def test_each_model_tells_its_own_encoder_s_backend(tmp_path):
         assert told == [("toy", "onnx", "f" * 64), ("toy-original", "torch", "0" * 64)]
 
 
+def test_an_order_chooses_among_several_artifacts(tmp_path):
+    with toy_server(tmp_path, more={"cats": "other"}, allow_original=True) as server:
+        models = server.http.get("/v1/models").json()["data"]
+        told = [(m["id"], m["fingerprint"][0], [c["name"] for c in m["erased"]]) for m in models]
+        assert told == [("toy", "f", ["pizza"]), ("toy-cats", "e", ["cat"]), ("toy-original", "0", [])]
+        for model, print_ in (("toy", "f"), ("toy-cats", "e"), ("toy-original", "0"), (None, "f")):
+            done = server.ended(server.order(model=model)["id"])
+            told = done["status"], done["model"], done["encoder_fingerprint"]
+            assert told == ("completed", model or "toy", print_ * 64)
+        answer = server.http.post("/v1/videos", json={"prompt": "x", "model": "toy-dogs"})
+        refused(answer, 404, "model_not_found", "toy, toy-cats, toy-original")
+
+
 def test_what_the_pipeline_cannot_draw_is_refused_before_it_is_queued(tmp_path):
     defaults = {"num_frames": None, "width": None}
     with toy_server(tmp_path, defaults=defaults) as server:
@@ -129,6 +180,28 @@ def test_what_the_pipeline_cannot_draw_is_refused_before_it_is_queued(tmp_path):
         refused(order(num_frames=2), 400, "invalid_request", "size: this pipeline")
         refused(order(num_frames=33, size="16x16"), 400, "limit_exceeded", "the most is 32")
         assert order(num_frames=32, size="16x16").status_code == 200
+
+
+@pytest.mark.parametrize(("cost", "frames"), [(None, 32), (16 * 16 * 2 * 3 * 4, 8)])
+def test_pixels_frames_and_steps_have_a_budget_together(tmp_path, cost, frames):
+    with toy_server(tmp_path, limits={"cost": cost}) as server:  # by default 16 times the pipeline's own choices
+        order = lambda **body: server.http.post("/v1/videos", json={"prompt": "x"} | body)  # noqa: E731
+        assert order(num_frames=frames).status_code == order(num_frames=frames // 4, size="32x32").status_code == 200
+        for more in ({"size": "24x16"}, {"num_inference_steps": 4}):
+            refused(order(num_frames=frames, **more), 400, "limit_exceeded", f"{frames} frames", "the most is")
+
+
+def test_without_choices_of_the_pipeline_s_own_the_budget_is_the_one_that_was_given(tmp_path):
+    with toy_server(tmp_path, defaults={"num_frames": None}, limits={"cost": None}) as server:
+        assert server.order(num_frames=32, num_inference_steps=90)["status"] == "queued"
+
+
+def test_a_cancelled_job_whose_step_does_not_end_is_ended(tmp_path):
+    with toy_server(tmp_path, patience={"grace": 0.1}) as server:
+        id = server.order("hang")["id"]
+        server.until(lambda: server.get(id)["status"] == "in_progress")
+        assert server.http.post(f"/v1/videos/{id}/cancel").json()["error"]["code"] == "cancelled"
+        assert server.ended(server.order()["id"])["status"] == "completed"
 
 
 def test_an_idempotency_key_gives_the_same_job(server):
@@ -204,6 +277,13 @@ def test_without_keys_only_this_machine_s_own_requests_are_answered(server):
     assert "access-control-allow-origin" not in server.http.get("/v1/models", headers={"Origin": server.url}).headers
 
 
+def test_without_keys_nothing_that_came_through_a_proxy_is_answered(server):
+    """A proxy on this machine that rewrites Host would let the world in."""
+    for name in ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via"):
+        refused(server.http.get("/v1/models", headers={name: "192.0.2.1"}), 403, "forbidden", name.lower(), "keys")
+    assert server.http.get("/v1/models").status_code == 200  # the control
+
+
 def test_metrics(server):
     server.ended(server.order()["id"])
     text = server.http.get("/metrics").text
@@ -233,25 +313,17 @@ def test_the_encoder_over_kserve(server):
     assert server.http.post("/v2/models/other/infer", json={"inputs": [tensor]}).status_code == 404
 
 
-def test_an_encoder_that_is_refused_is_never_ready(tmp_path):
-    with toy_server(tmp_path, source="tampered") as server:
-        server.until(lambda: "altered" in server.http.get("/health/ready").text)
-        answer = server.http.get("/health/ready")
-        assert answer.status_code == 503
-        assert answer.json()["reason"] == "model.safetensors in tampered was altered"
-        refused(server.http.post("/v1/videos", json={"prompt": "x"}), 503, "not_ready", "was altered")
-        assert server.http.get("/health/live").status_code == 200 and server.http.get("/v1/models").json()["data"] == []
-
-
 def test_keys_separate_their_owners_and_bound_them(tmp_path):
     file = tmp_path / "keys.json"
     ann, bob = add(file, "ann"), add(file, "bob", per_minute=2)
-    eve = add(file, "eve", per_day=1)
+    eve, watcher = add(file, "eve", per_day=1), add(file, "watcher", metrics=True)
     with toy_server(tmp_path / "served", keys=str(file)) as server:
         as_ = lambda token: {"Authorization": f"Bearer {token}"}  # noqa: E731
         for headers in ({}, as_("wrong"), {"Authorization": ann}):
             for path in ("/v1/videos", "/v1/models", "/metrics", "/v2/models/toy-text-encoder"):
                 refused(server.http.get(path, headers=headers), 401, "invalid_api_key")
+        refused(server.http.get("/metrics", headers=as_(ann)), 403, "forbidden", "--metrics")  # they are everyone's
+        assert "unlearn_ready" in server.http.get("/metrics", headers=as_(watcher)).text
         order = lambda token: server.http.post("/v1/videos", json={"prompt": "x"}, headers=as_(token))  # noqa: E731
         mine = order(ann).json()["id"]
         for path in ("", "/content", "/events"):
@@ -259,13 +331,29 @@ def test_keys_separate_their_owners_and_bound_them(tmp_path):
         refused(server.http.delete(f"/v1/videos/{mine}", headers=as_(bob)), 404, "not_found")
         assert server.http.get("/v1/videos", headers=as_(bob)).json()["data"] == []
         assert server.http.get(f"/v1/videos/{mine}", headers=as_(ann)).status_code == 200
+        assert server.http.get("/v1/models", headers=as_(ann) | {"X-Forwarded-For": "192.0.2.1"}).status_code == 200
         answers = [order(bob) for _ in range(3)]
         refused(answers[2], 429, "rate_limit_exceeded")
         assert [a.status_code for a in answers[:2]] == [200, 200] and 1 <= int(answers[2].headers["retry-after"]) <= 31
         first = order(eve).json()["id"]
         server.http.delete(f"/v1/videos/{first}", headers=as_(eve))
-        refused(order(eve), 429, "quota_exceeded", "1 videos a day")
+        refused(order(eve), 429, "quota_exceeded", "1 videos and calls")
         assert server.http.get("/health/ready").status_code == server.http.get("/").status_code == 200
+
+
+def test_the_encoder_alone_counts_against_the_day_and_the_minute(tmp_path):
+    file = tmp_path / "keys.json"
+    tokens = {"day": add(file, "day", per_day=2), "minute": add(file, "minute", per_minute=2)}
+    tensor = {"name": "input_ids", "shape": [1, 1], "datatype": "INT64", "data": [1]}
+    with toy_server(tmp_path / "served", keys=str(file)) as server:
+        where = "/v2/models/toy-text-encoder/infer"
+        infer = lambda **t: server.http.post(where, json={"inputs": [tensor | t]})  # noqa: E731
+        for name, code in (("day", "quota_exceeded"), ("minute", "rate_limit_exceeded")):
+            server.http.headers["Authorization"] = f"Bearer {tokens[name]}"
+            assert infer(shape=[1, 2]).status_code == 400  # what is wrong costs nothing
+            assert infer().status_code == 200 and server.order()
+            refused(infer(), 429, code)
+            refused(server.http.post("/v1/videos", json={"prompt": "x"}), 429, code)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -47,10 +47,12 @@ def test_it_is_not_waited_for_for_ever(slow_ffmpeg, tmp_path, monkeypatch):
 
 def test_what_ffmpeg_leaves_half_written_is_no_clip(tmp_path, monkeypatch):
     program = tmp_path / "ffmpeg"
-    program.write_text('#!/bin/sh\nfor last; do :; done\necho half > "$last"; echo "disk full" >&2; exit 1\n')
+    program.write_text(
+        f'#!/bin/sh\nfor last; do :; done\necho half > "$last"; echo "{tmp_path}/video.mp4: disk full" >&2; exit 1\n'
+    )
     program.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
     (tmp_path / "video.mp4").write_bytes(b"clip")
-    with pytest.raises(UnlearnExportError, match=r"cannot write video.webp: disk full"):
+    with pytest.raises(UnlearnExportError, match=r"cannot write video.webp: video.mp4: disk full"):
         asyncio.run(convert.convert(tmp_path / "video.mp4", "webp", 4))
     assert sorted(os.listdir(tmp_path)) == ["ffmpeg", "video.mp4"]

@@ -1,5 +1,6 @@
 """The local engine with real worker processes; the painter in them is a toy, so that they can be made to misbehave."""
 
+import errno
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from serving import worker as workers
 from serving.contract import Health, Request, Settings, Update
 from serving.engine import LocalEngine, Patience
 from serving.worker import THUMBNAIL, VIDEO
-from unlearn_export.errors import UnlearnExportError, UsageError
+from unlearn_export.errors import EncoderError, UnlearnExportError, UsageError
 
 TOY = (sys.executable, toy_worker.__file__)
 
@@ -118,17 +119,19 @@ def test_ready_only_once_a_worker_has_loaded_and_while_it_answers(make):
 
 def test_a_refused_encoder_is_never_ready_and_is_not_tried_again(make):
     running = make("tampered")
-    running.wait(lambda: "altered" in running.engine.health().reason)
+    running.wait(lambda: running.engine.health().final)
     time.sleep(0.3)
-    assert not running.engine.health().ready and running.engine.health().reason.startswith("model.safetensors in")
-    assert running.engine.figures()["restarts"] == 0
-    with pytest.raises(UnlearnExportError, match="altered"):
+    health = running.engine.health()
+    assert not health.ready and health.detail == "model.safetensors in tampered was altered"
+    assert health.reason == "the model was refused: the server's output tells why"  # a path is nobody else's business
+    assert running.engine.figures()["restarts"] == 0 and running.engine.health().final
+    with pytest.raises(UnlearnExportError, match="the model was refused"):
         running.engine.infer([[1]])
 
 
 def test_whatever_is_raised_while_loading_is_refused_in_one_line(make):
     running = make("broken")
-    running.wait(lambda: running.engine.health().reason == "ValueError: no such option")
+    running.wait(lambda: running.engine.health().detail == "ValueError: no such option")
     running.wait(lambda: running.engine.workers[0].process.poll() is not None)
     assert running.engine.figures()["restarts"] == 0
 
@@ -137,7 +140,7 @@ def test_a_worker_that_is_refused_when_it_is_replaced_has_no_model_any_more(make
     running = make(f"once {tmp_path / 'mark'}")
     running.wait(lambda: running.engine.describe())
     os.kill(running.pid(), signal.SIGKILL)
-    running.wait(lambda: running.engine.health().reason == "it was replaced")
+    running.wait(lambda: running.engine.health().detail == "it was replaced")
     assert running.engine.describe() == {}
 
 
@@ -145,13 +148,15 @@ def test_a_worker_that_is_refused_when_it_is_replaced_has_no_model_any_more(make
 def test_a_worker_that_dies_while_loading_is_tried_again(make, source):
     running = make(source)
     running.wait(lambda: running.engine.figures()["restarts"] >= 2)
-    assert not running.engine.health().ready
+    assert not running.engine.health().ready and not running.engine.health().final
 
 
 def test_a_worker_that_cannot_be_started_is_tried_again(make):
     running = make(command=("/no/such/program",))
     running.wait(lambda: running.engine.figures()["restarts"] >= 2)
-    assert "the worker cannot be started" in running.engine.health().reason
+    health = running.engine.health()
+    assert "the worker cannot be started" in health.reason and "/no/such" not in health.reason
+    assert "/no/such/program" in health.detail
 
 
 def test_equal_shapes_are_drawn_together_and_others_apart(running):
@@ -237,6 +242,19 @@ def test_threads_can_be_set_and_a_gpu_s_are_left_alone(make, monkeypatch, device
         assert environment.get(name) == (engines.TUNING[name] if device == "cpu" else None)
 
 
+def test_a_request_waits_for_the_worker_that_has_its_encoder(make):
+    running = make(devices=("cpu", "cpu"))
+    running.wait(lambda: running.engine.figures()["ready"] == 2)
+    newer = running.engine.workers[0]
+    newer.about["encoders"]["edited"]["fingerprint"] = "e" * 64  # as if it had been replaced on the disk
+    for name, print_ in (("old", "f"), ("new", "e"), ("any", ""), ("gone", "0")):
+        running.submit(name, fingerprint=print_ * 64)
+    ended = running.ended("old", "new", "any", "gone")
+    assert (ended["old"].fingerprint, ended["new"].fingerprint) == ("f" * 64, "e" * 64)
+    assert ended["any"].outcome == "completed" and running.outcomes("gone") == ["failed"]
+    assert ended["gone"].code == "encoder_changed" and "0" * 12 in ended["gone"].message
+
+
 def test_cancel_drops_a_queued_request_and_stops_a_running_one(running):
     running.submit("long", "slow", num_inference_steps=200)
     running.submit("queued", num_frames=3)
@@ -249,6 +267,37 @@ def test_cancel_drops_a_queued_request_and_stops_a_running_one(running):
     assert not running.engine.cancel("long") and not (running.folder / "long").exists()
     running.submit("next")
     assert running.ended("next")["next"].outcome == "completed"
+
+
+@pytest.mark.parametrize(("prompt", "renewed"), [("slow", False), ("hang", True)])
+@pytest.mark.parametrize("why", ["cancelled", "deadline_exceeded"])
+def test_a_request_is_ended_with_its_worker_only_where_its_step_does_not_end(make, prompt, renewed, why):
+    late = why == "deadline_exceeded"
+    running = make(patience=Patience(restart=0.05, grace=0.3 if renewed else 600, deadline=2.0 if late else 600))
+    running.submit("long", prompt, num_inference_steps=1000)
+    running.wait(lambda: "started" in running.outcomes("long"))
+    before = running.pid()
+    assert late or running.engine.cancel("long")
+    ended = running.ended("long")["long"]
+    assert running.outcomes("long") == ["started", "failed" if late else "cancelled"]  # and is not begun again
+    assert ended.code == ("deadline_exceeded" if late else "")
+    running.submit("next")
+    assert running.ended("next")["next"].outcome == "completed"
+    assert (running.pid() != before) == renewed
+
+
+def test_a_batch_is_not_ended_while_somebody_wants_it(make):
+    running = make(patience=Patience(restart=0.05, grace=0.0))
+    running.submit("first", "slow")
+    running.wait(lambda: "started" in running.outcomes("first"))
+    for name in "ab":
+        running.submit(name, "slow")
+    running.wait(lambda: running.engine.progress("b")[0] > 0)
+    before = running.pid()
+    running.engine.cancel("a")
+    ended = running.ended("a", "b")
+    assert (ended["a"].outcome, ended["b"].outcome, ended["b"].batch) == ("cancelled", "completed", 2)
+    assert running.outcomes("b") == ["started", "completed"] and running.pid() == before
 
 
 def test_cancelling_one_of_a_batch_leaves_the_others(running):
@@ -304,13 +353,38 @@ def test_a_request_that_raises_fails_alone_and_in_one_line(running):
     assert ended["bad"].message == "this prompt cannot be drawn" and running.pid() == before
 
 
-def test_out_of_memory_fails_the_request_and_renews_the_worker(running):
+def test_out_of_memory_fails_the_request_and_renews_the_worker_where_it_comes_twice(running):
     before = running.pid()
-    running.submit("big", "oom")
-    running.submit("small", num_frames=3)
-    ended = running.ended("big", "small")
-    assert ended["big"].code == "out_of_memory" and ended["small"].outcome == "completed"
-    assert running.pid() != before
+    for round in "ab":
+        for name, prompt in (("big", "oom"), ("small", "a car")):
+            running.submit(name + round, prompt)
+            ended = running.ended(name + round)
+        assert ended[name + round].outcome == "completed"
+        assert running.updates[-1].id == name + round and running.pid() == before
+    assert next(u.code for u in running.updates if u.outcome == "failed") == "out_of_memory"
+    for name in ("one", "two"):  # with nothing drawn in between it is not the request's size
+        running.submit(name, "oom")
+        assert running.ended(name)[name].code == "out_of_memory"
+    running.submit("next")
+    assert running.ended("next")["next"].outcome == "completed" and running.pid() != before
+
+
+def test_a_batch_that_ran_out_of_memory_is_not_drawn_together_again(running):
+    def batch(*names, **changes):
+        running.submit(f"before {names[0]}", "slow", num_frames=5)
+        running.wait(lambda: "started" in running.outcomes(f"before {names[0]}"))
+        for name in names:
+            running.submit(name, "roomy", **changes)
+        ended = running.ended(*names)
+        assert {update.outcome for update in ended.values()} == {"completed"}
+        return sorted(update.batch for update in ended.values())
+
+    before = running.pid()
+    assert batch(*"abcd") == [1, 1, 1, 1]  # the toy has room for two of them
+    assert batch(*"efgh") == [2, 2, 2, 2]
+    assert batch(*"ijk", width=32) == [1, 1, 1]  # twice as large
+    assert batch(*"lmno", width=8) == [4, 4, 4, 4]  # the control: half as large
+    assert running.pid() == before
 
 
 def test_an_error_on_the_device_renews_the_worker(running):
@@ -364,7 +438,7 @@ def test_stop_does_not_wait_for_a_worker_that_has_died(make):
 
 def test_the_encoder_alone(running):
     assert running.infer(5, 6) == [5.0, 6.0]
-    assert running.engine.describe()["fingerprint"] == "f" * 64
+    assert running.engine.describe()["encoders"]["edited"]["fingerprint"] == "f" * 64
     with pytest.raises(UsageError, match="ids are below 1000"):
         running.infer(1000)
     running.engine.infer([[1]]).cancel()  # whoever asked has gone
@@ -404,7 +478,7 @@ def bare(tmp_path):
     ours, theirs = Pipe()
     worker = workers.Worker(theirs)
     worker.said = lambda: [ours.recv() for _ in iter(ours.poll, False)]
-    worker.painter = SimpleNamespace(embeddings=SimpleNamespace(hits=0, misses=0))
+    worker.painter = SimpleNamespace(embeddings=SimpleNamespace(hits=0, misses=0), free=lambda: None)
     values = toy_worker.DEFAULTS | {"prompt": "a car", "seed": 1}
     worker.requests = [Request(id=id, folder=str(tmp_path / id), **values) for id in "ab"]
     yield worker
@@ -430,7 +504,49 @@ def test_what_a_failed_batch_held_is_free_before_its_requests_are_drawn_alone(ba
     bare.painter.draw = draw
     bare._run(bare.requests)
     assert found == [[], [True], [True]]
-    assert [m[:2] for m in bare.said()] == [("failed", "a"), ("failed", "b"), ("drawn", {"hits": 0, "misses": 0})]
+    size = 2 * 16 * 16 * 2
+    said = [("crowded", size), ("failed", "a"), ("failed", "b"), ("drawn", {"hits": 0, "misses": 0})]
+    assert [m[:2] for m in bare.said()] == said
+
+
+def test_a_failed_request_tells_no_path(bare, monkeypatch):
+    def draw(requests, on_step):
+        raise OSError(errno.ENOENT, "No such file", "/srv/secret")
+
+    def write(frames, folder, fps):
+        raise UnlearnExportError(f"cannot write {folder / VIDEO}: no room")
+
+    bare.painter.draw = draw
+    bare._run(bare.requests[:1])
+    bare.painter.draw = lambda requests, on_step: SimpleNamespace(frames=[0] * len(requests), seconds={})
+    monkeypatch.setattr(workers, "write", write)
+    bare._run(bare.requests[1:])
+    bare.writer.shutdown()
+    told = [m[1:] for m in bare.said() if m[0] == "failed"]
+    assert told == [("a", "failed", "No such file"), ("b", "failed", f"cannot write {VIDEO}: no room")]
+
+
+@pytest.mark.parametrize(
+    ("message", "full", "broken"),
+    [
+        ("CUDA error: an illegal memory access was encountered", False, True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", False, True),
+        ("HIP error: the operation cannot be performed", False, True),
+        ("Non-zero status code … CUDA failure 700: an illegal memory access was encountered ; GPU=0", False, True),
+        ("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0", False, True),
+        ("CUDA out of memory. Tried to allocate 20.00 GiB", True, False),
+        ("CUDA failure 2: out of memory ; GPU=0", True, False),
+        ("HIP out of memory. Tried to allocate 20.00 GiB", True, False),
+        ("Failed to allocate memory for requested buffer of size 1073741824", True, False),
+        ("no such kernel", False, False),
+    ],
+)
+def test_what_an_error_says_of_the_device(message, full, broken):
+    cut = EncoderError(f"cannot run /srv/{'x' * 20}/model.onnx: Non-zero status code")
+    cut.__cause__ = RuntimeError(message)
+    for error in (EncoderError(message), cut):
+        assert (workers.out_of_memory(error), workers.device_is_broken(error)) == (full, broken)
+    assert workers.without_path(cut) == "cannot run model.onnx: Non-zero status code"
 
 
 def test_clips_do_not_pile_up_before_they_are_written(bare, monkeypatch):

@@ -192,10 +192,13 @@ def test_both_encoders_of_an_artifact_are_served(tmp_path, monkeypatch):
     for backend in ("torch", "onnx"):
         painter = serve(monkeypatch, pipe, both, backend=backend)
         about = painter.describe()
+        about = about["encoders"]["edited"]
         assert set(about["seats"]) == {"text_encoder", "text_encoder_2"} and about["uncovered"] == []
         assert np.abs(painter.draw([request(pipe)]).frames[0] - direct).max() < 1e-4
     alone = serve(monkeypatch, pipe, one)
-    assert alone.describe()["uncovered"] == ["text_encoder_2 (bigG): its states and its pooled vector"]
+    assert alone.describe()["encoders"]["edited"]["uncovered"] == [
+        "text_encoder_2 (bigG): its states and its pooled vector"
+    ]
     assert np.abs(alone.draw([request(pipe)]).frames[0] - direct).max() > 1e-4
 
 
@@ -207,12 +210,27 @@ def test_an_edit_of_embedding_rows_is_served(tmp_path, monkeypatch):
 
 
 def test_embeddings_are_bounded_in_bytes():
-    kept = Embeddings(size=100, room=3 * 4000)
+    kept = Embeddings(room=3 * 4000)
     for i in range(5):
         kept.get((i,), lambda: (np.zeros(0), tiny_pipelines.torch.zeros(1000)))
     assert list(kept.texts) == [(2,), (3,), (4,)] and kept.held == 12000
     kept.get(("large",), lambda: (tiny_pipelines.torch.zeros(10**4),))
     assert list(kept.texts) == [("large",)]
+
+
+def test_embeddings_lie_in_the_host_s_memory():
+    class OnDevice(tiny_pipelines.torch.Tensor):
+        """As if it lay on a GPU."""
+
+        def to(self, *args, **kwargs):
+            return self.as_subclass(tiny_pipelines.torch.Tensor)
+
+    kept, made = Embeddings(), tiny_pipelines.torch.ones(3).as_subclass(OnDevice)
+    assert kept.get(("a",), lambda: (made, None))[0] is made
+    [[(held, where), _]] = kept.texts.values()
+    assert not isinstance(held, OnDevice) and where == made.device
+    again, nothing = kept.get(("a",), lambda: ())
+    assert again.tolist() == [1, 1, 1] and nothing is None and kept.hits == 1
 
 
 @pytest.mark.parametrize("name", VIDEO)

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from serving import keys
-from serving.keys import Keys, add
+from serving.keys import Keys, add, rotate
 from unlearn_export.errors import UsageError
 
 
@@ -48,6 +48,25 @@ def test_the_allowance_refills_evenly(tmp_path, monkeypatch):
     assert live.admit(key) == 0 and live.admit(key) > 0
 
 
+def test_a_key_is_replaced_without_a_gap(tmp_path, monkeypatch):
+    path, now = tmp_path / "keys.json", [1e9]
+    monkeypatch.setattr(keys.time, "time", lambda: now[0])
+    old = add(path, "ann", per_minute=2, per_day=9, metrics=True)
+    live = Keys(path)
+    new = rotate(path, "ann", overlap=60)
+    first, second = live.find(old), live.find(new)
+    assert first.name == second.name == "ann"
+    assert (second.per_minute, second.per_day, second.metrics, second.until) == (2, 9, True, 0)
+    assert [live.admit(key) for key in (first, second)] == [0, 0] and live.admit(first) > 0  # one allowance for both
+    now[0] += 61
+    assert live.find(old) is None and live.find(new).name == "ann"
+    newest = rotate(path, "ann", overlap=0)
+    assert live.find(new) is None and live.find(newest) and old != new != newest
+    assert len(keys.read(path)) == 1  # those that are over are gone from the file
+    with pytest.raises(UsageError, match="has no key called bob"):
+        rotate(path, "bob", overlap=60)
+
+
 def test_mistakes_are_told(tmp_path):
     path = tmp_path / "keys.json"
     with pytest.raises(UsageError, match="no keys in .*python -m serving.keys"):
@@ -68,4 +87,9 @@ def test_a_key_is_made_on_the_command_line(tmp_path):
     made = subprocess.run(command, capture_output=True, text=True, check=True)
     assert Keys(path).find(made.stdout.strip()).per_day == 5
     again = subprocess.run(command, capture_output=True, text=True)
-    assert again.returncode == 2 and "has a key called ann" in again.stderr
+    assert again.returncode == 2 and "has a key called ann" in again.stderr and "--rotate" in again.stderr
+    changed = subprocess.run([*command[:5], "--rotate", "1"], capture_output=True, text=True, check=True)
+    assert Keys(path).find(changed.stdout.strip()).per_day == 5 and Keys(path).find(made.stdout.strip())
+    for wrong in (["--rotate", "-1"], ["--rotate", "1", "--per-day", "9"], ["--per-minute", "-1"]):
+        refused = subprocess.run([*command[:5], *wrong], capture_output=True, text=True)
+        assert refused.returncode == 2 and "Traceback" not in refused.stderr

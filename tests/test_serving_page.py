@@ -42,6 +42,23 @@ def page(browser, server):
     assert not faults
 
 
+def test_with_several_artifacts_one_is_chosen(browser, tmp_path):
+    with toy_server(tmp_path, more={"cats": "other"}, allow_original=True) as server:
+        page = browser.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(server.url)
+        page.get_by_text("pizza → hamburger").wait_for()
+        page.get_by_label("Model").select_option("toy-cats")
+        page.get_by_text("cat → hamburger").wait_for()
+        page.get_by_label("Prompt").fill("a car")
+        page.get_by_label("also with the original").check()
+        page.get_by_role("button", name="Draw").click()
+        page.get_by_text("Before (original)").wait_for()
+        listed = server.http.get("/v1/videos").json()["data"]
+        assert [v["model"] for v in listed] == ["toy-original", "toy-cats"] and listed[0]["seed"] == listed[1]["seed"]
+        page.close()
+
+
 def test_order_watch_and_play(page, server):
     page.get_by_text("ready", exact=True).wait_for()
     page.get_by_text("pizza → hamburger").wait_for()

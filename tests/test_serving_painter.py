@@ -13,7 +13,7 @@ from test_encoders import hub
 
 from serving import painter as painting
 from serving.contract import Request, Settings
-from serving.painter import Painter
+from serving.painter import Painter, provider_on
 from serving.worker import Cancelled
 from unlearn_export.artifact import Artifact, read_json, write_json
 from unlearn_export.errors import ArtifactError, EncoderError, ParityError, UsageError
@@ -136,14 +136,59 @@ def test_the_original_encoder_is_there_only_where_it_is_allowed(t2v, source):
         clip(closed, 1, encoder="original")
 
 
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """Another artifact for the same pipeline, which has erased something else."""
+    folder, encoder = tmp_path_factory.mktemp("second"), tiny.edited(tiny.encoder())
+    tiny.weight(encoder, "layers.0.mlp.fc2.weight").data.mul_(3)
+    artifact = tiny.artifact(folder, encoder)
+    write_json(folder / "unlearning/recipe.json", {"format": 1, "concepts": [{"name": "car", "anchor": "clown"}]})
+    artifact.seal()
+    return folder
+
+
+def test_several_artifacts_share_a_pipeline_and_a_batch(each, source, second):
+    painter = Painter(Settings(str(source), each, more={"second": str(second)}, allow_original=True))
+    names, alone = ("edited", "second", "original"), Painter(Settings(str(second), each))
+    assert list(painter.seats) == [*names]
+    assert len({id(painting.denoiser_of(seated.pipe)) for seated in painter.seats.values()}) == 1
+    told = painter.describe()["encoders"]
+    assert [[c["name"] for c in told[name]["erased"]] for name in names] == [["pizza"], ["car"], []]
+    assert len({told[name]["fingerprint"] for name in names}) == 3
+    assert told["second"] == alone.describe()["encoders"]["edited"]
+    together = painter.draw([request(1, encoder=name) for name in names]).frames
+    assert np.abs(together[1] - clip(alone, 1)).max() < 1e-4
+    assert np.abs(together[0] - clip(painter, 1)).max() < 1e-4
+    assert min(np.abs(together[i] - together[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-3
+
+
+def test_one_of_several_artifacts_that_erased_nothing_is_refused(t2v, source, tmp_path):
+    encoder = tiny.artifact(tmp_path, tiny.encoder())
+    write_json(tmp_path / "unlearning/recipe.json", {"format": 1, "concepts": [{"name": "pizza", "anchor": "clown"}]})
+    encoder.seal()
+    with pytest.raises(EncoderError, match="still has 'pizza'"):
+        Painter(Settings(str(source), t2v, more={"second": str(tmp_path)}))
+
+
 def test_texts_are_encoded_once(t2v, source):
-    painter = Painter(Settings(str(source), t2v, cached_prompts=3))
+    painter = Painter(Settings(str(source), t2v, cached_bytes=3 * tiny.TOKENS * tiny.WIDTH * 4))
     counts = []
     for prompt in ("a car", "a car", "the clown", "a photo", "a car"):
         done = painter.draw([request(prompt=prompt, num_inference_steps=1)])
         counts.append((done.hits, done.misses))
     assert counts == [(0, 2), (2, 0), (1, 1), (1, 1), (1, 1)]  # the negative prompt is kept, "a car" went out
     assert np.array_equal(clip(painter, prompt="a car"), clip(painter, prompt="a car"))
+
+
+def test_a_graph_is_computed_where_its_worker_is():
+    assert provider_on("CUDAExecutionProvider", "cuda:1") == "CUDAExecutionProvider:1"
+    for provider, device in (
+        ("CUDAExecutionProvider:0", "cuda:1"),
+        ("CUDAExecutionProvider", "cuda"),
+        ("CPUExecutionProvider", "cuda:1"),
+        (None, "cuda:1"),
+    ):
+        assert provider_on(provider, device) == provider
 
 
 def test_a_clip_after_a_cancelled_one_is_a_fresh_painter_s(each, source):
@@ -231,7 +276,7 @@ def test_sides_fill_the_patches_of_a_denoiser(wan_settings):
 
 def test_onnx_draws_the_same(painter, each, source):
     onnx = Painter(Settings(str(source), each, backend="onnx"))
-    about = onnx.describe()
+    about = onnx.describe()["encoders"]["edited"]
     assert (about["backend"], about["provider"]) == ("onnx", "CPUExecutionProvider")
     assert np.abs(clip(onnx, 5) - clip(painter, 5)).max() < 1e-4
 
@@ -239,7 +284,7 @@ def test_onnx_draws_the_same(painter, each, source):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_graph_is_held_to_float32_whatever_the_pipeline_s_dtype(t2v, source, dtype):
     about = Painter(Settings(str(source), t2v, backend="onnx", dtype=dtype)).describe()
-    assert (about["backend"], about["dtype"]) == ("onnx", dtype)
+    assert (about["encoders"]["edited"]["backend"], about["dtype"]) == ("onnx", dtype)
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])
@@ -247,7 +292,9 @@ def test_an_encoder_from_the_hub_is_fetched_once(t2v, source, tmp_path, monkeypa
     asked = []
     shutil.copytree(source, tmp_path / "hub")
     hub(monkeypatch, Artifact.open(tmp_path / "hub"), asked)
-    about = Painter(Settings("owner/name", t2v, backend=backend, encoder_revision="v1")).describe()
+    about = Painter(Settings("owner/name", t2v, backend=backend, encoder_revision="v1")).describe()["encoders"][
+        "edited"
+    ]
     assert [call[:2] for call in asked] == [("owner/name", "v1")]
     assert about["backend"] == backend and [c["name"] for c in about["erased"]] == ["pizza"]
 
@@ -261,6 +308,7 @@ def test_an_artifact_is_verified_once(t2v, source, monkeypatch):
 
 def test_it_tells_what_is_at_work(painter, source):
     about = painter.describe()
+    about |= about["encoders"]["edited"]
     assert [c["name"] for c in about["erased"]] == ["pizza"] and about["states_moved"] > 0.01
     assert (
         about["fingerprint"]
@@ -332,7 +380,7 @@ def test_an_encoder_that_erased_nothing_is_refused(t2v, source, tmp_path):
         tiny.encoder().save_pretrained(folder / "text_encoder")
         Artifact.open(folder).seal()
 
-    assert Painter(Settings(str(source), t2v)).moved > 0.01
+    assert Painter(Settings(str(source), t2v)).seats["edited"].told["states_moved"] > 0.01
     with pytest.raises(EncoderError, match="still has 'pizza'"):
         Painter(Settings(altered(source, tmp_path, original), t2v))
 
@@ -344,7 +392,7 @@ def test_one_concept_of_several_that_is_not_erased_is_refused(t2v, source, tmp_p
         Artifact.open(folder).seal()
 
     settings, real = Settings(altered(source, tmp_path, second), t2v), painting.states
-    assert Painter(settings).moved > 0.01
+    assert Painter(settings).seats["edited"].told["states_moved"] > 0.01
     same = torch.ones(1, 3)
     monkeypatch.setattr(painting, "states", lambda *a: same if a[-1] == "clown" else real(*a))
     with pytest.raises(EncoderError, match="still has 'clown'"):

@@ -1,12 +1,15 @@
 """`unlearn-export serve` as a user runs it: real workers, small random models of the real classes."""
 
+import json
+import socket
 import subprocess
 import sys
 
 import pytest
 import tiny
-from serving_client import running
+from serving_client import running, toy_server
 
+from serving.store import Store
 from unlearn_export.artifact import write_json
 from unlearn_export.onnx.export import export_onnx
 
@@ -44,11 +47,23 @@ def clip(server, **changes):
 
 def test_the_edited_encoder_is_at_work_and_a_cancelled_job_leaves_no_trace(tmp_path, t2v):
     made = artifact(tmp_path / "artifact", onnx=True)
-    options = ("--backend", "onnx", "--allow-original", "--threads", "1", "--max-frames", "3", "--max-pixels", "1024")
+    second = artifact(tmp_path / "second", onnx=True).path
+    options = (
+        second,
+        "--backend",
+        "onnx",
+        "--allow-original",
+        "--threads",
+        "1",
+        "--max-frames",
+        "3",
+        "--max-pixels",
+        "1024",
+    )
     with serve(made.path, t2v, tmp_path / "data", *options) as server:
         server.ready(120)
-        edited, original = server.http.get("/v1/models").json()["data"]
-        assert (edited["id"], original["id"]) == (t2v.name, f"{t2v.name}-original")
+        edited, other, original = server.http.get("/v1/models").json()["data"]
+        assert [m["id"] for m in (edited, other, original)] == [t2v.name, f"{t2v.name}-second", f"{t2v.name}-original"]
         assert [c["name"] for c in edited["erased"]] == ["pizza"] and original["erased"] == []
         assert (edited["backend"], edited["provider"]) == ("onnx", "CPUExecutionProvider")
         assert server.http.get(edited["evaluation"]).json() == {"pipelines": {}}
@@ -58,6 +73,7 @@ def test_the_edited_encoder_is_at_work_and_a_cancelled_job_leaves_no_trace(tmp_p
             assert answer.status_code == 400 and words in answer.json()["error"]["message"]
         fresh = clip(server)
         assert clip(server, model=original["id"]) != fresh
+        assert clip(server, model=other["id"]) == fresh  # it holds the same encoder
         long = server.order("the clown", **SIZE | {"num_inference_steps": 100})["id"]
         server.until(lambda: server.get(long)["step"] > 0)
         server.http.post(f"/v1/videos/{long}/cancel")
@@ -68,6 +84,8 @@ def test_the_edited_encoder_is_at_work_and_a_cancelled_job_leaves_no_trace(tmp_p
         assert server.metric('unlearn_resident_bytes{process="api"}') < 120e6
         assert server.metric('unlearn_resident_bytes{process="worker-0"}') > 120e6  # the control
         assert server.end() == 0
+    asked, about = json.loads(Store(tmp_path / "data/jobs.sqlite3").noted("model"))  # for the next start
+    assert about["encoders"]["edited"]["fingerprint"] == edited["fingerprint"] and asked["backend"] == "onnx"
 
 
 def test_a_tampered_artifact_is_never_served(tmp_path, t2v):
@@ -75,19 +93,44 @@ def test_a_tampered_artifact_is_never_served(tmp_path, t2v):
     weights = made.path / "text_encoder/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     with serve(made.path, t2v, tmp_path / "data") as server:
-        server.until(lambda: "altered" in server.http.get("/health/ready").text)
-        assert server.http.post("/v1/videos", json={"prompt": "x"}).status_code == 503
-        said = [server.process.stdout.readline() for _ in range(2)]
-        assert "model.safetensors" in said[1] and "was altered" in said[1]
-        assert server.end() == 0
+        code, said = server.ends()
+        assert code == 1 and "model.safetensors" in said and "was altered" in said and len(said.splitlines()) == 1
+
+
+def closed(connection, said=b""):
+    """What comes back until the server closes the connection, after saying something to it."""
+    connection.sendall(said)
+    return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def test_a_connection_that_sends_no_whole_request_is_closed(tmp_path):
+    with toy_server(tmp_path, silence=0.3) as server:
+        connect = lambda: socket.create_connection(("127.0.0.1", server.http.base_url.port), timeout=30)  # noqa: E731
+        whole = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        post = b"POST /v1/videos HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\nContent-Type: application/json"
+        for said, answer in (
+            (b"", b""),
+            (whole[:20], b""),
+            (whole + whole[:20], b'{"status":"live"}'),
+            (post + b"\r\n\r\n{", b"had not come within 0.3 s"),
+        ):
+            with connect() as connection:
+                assert answer in closed(connection, said)
+        id = server.order("slow", num_inference_steps=30)["id"]
+        with connect() as connection:  # the control: it takes longer, as the server means it to
+            follow = f"GET /v1/videos/{id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            assert b"event: completed" in closed(connection, follow.encode())
 
 
 def test_what_cannot_be_there_is_refused_at_once(tmp_path):
-    for source, t2v, words in (
-        ("nope", "demo:t2v-unet3d", "no encoder at nope"),
-        (tmp_path, "nope", "no pipeline at nope"),
+    for sources, t2v, words in (
+        (["nope"], "demo:t2v-unet3d", "no encoder at nope"),
+        ([tmp_path, "nope"], "demo:t2v-unet3d", "no encoder at nope"),
+        ([tmp_path], "nope", "no pipeline at nope"),
+        ([tmp_path] * 3, "demo:t2v-unet3d", f"could not choose it by the name {tmp_path.name}"),
+        ([tmp_path, "a/b", "--encoder-revision", "v1"], "demo:t2v-unet3d", "--encoder-revision is of one SOURCE"),
     ):
-        command = [sys.executable, "-m", "unlearn_export", "serve", source, "--t2v", t2v, "--data", tmp_path / "data"]
+        command = [sys.executable, "-m", "unlearn_export", "serve", *sources, "--t2v", t2v, "--data", tmp_path / "data"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -44,6 +44,43 @@ def test_a_store_from_before_fingerprints_is_taken_over(store, tmp_path):
     assert again.get("a").fingerprint == "" and again.complete("a", {}, 1, 1, "f0")
 
 
+def test_a_fact_is_the_one_that_was_noted_last(store, tmp_path):
+    assert store.noted("model") is None
+    for value in ("a", "b “🍕”"):
+        store.note("model", value)
+    assert Store(tmp_path / "jobs.sqlite3").noted("model") == "b “🍕”"
+
+
+def test_a_store_from_before_facts_is_taken_over(store, tmp_path):
+    store.add(request("a"))
+    store._db.execute("DROP TABLE facts")
+    again = Store(tmp_path / "jobs.sqlite3")
+    again.note("model", "a")
+    assert again.noted("model") == "a" and again.get("a").request == request("a")
+
+
+def test_what_a_later_version_added_is_passed_over(store):
+    store.add(request("a"))
+    store._db.execute("UPDATE jobs SET request = json_set(request, '$.motion', 0.5)")
+    store._db.execute("ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0")
+    assert store.get("a").request == request("a") and store.add(request("b")).id == "b"
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["request = 'nonsense'", "request = '{}'", "request = json_set(request, '$.width', 'wide')",
+     "request = json_set(request, '$.encoder', 5)", "seconds = '[1]'", "seconds = '{'", "request = CAST(x'80' AS TEXT)"],
+)  # fmt: skip
+def test_a_row_that_cannot_be_read_is_a_failed_job_among_the_others(store, change):
+    for id in "abc":
+        store.add(request(id), "ann")
+    store._db.execute(f"UPDATE jobs SET {change} WHERE id = 'b'")
+    assert [(job.id, job.status) for job in store.page("ann")] == [("c", "queued"), ("b", "failed"), ("a", "queued")]
+    assert (store.get("b").code, store.get("b").over) == ("unreadable", True)
+    assert [job.id for job in store.unended()] == ["a", "b", "c"]
+    assert store.delete("b") and [job.id for job in store.page("ann")] == ["c", "a"]
+
+
 def test_an_attempt_cut_off_by_us_is_forgiven(store):
     for id in "ab":
         store.add(request(id))
@@ -79,6 +116,8 @@ def test_a_deleted_job_still_counts_for_the_day(store):
     store.add(request("a"), "ann")
     assert store.delete("a") and not store.delete("a")
     assert (store.used("ann"), store.used("bob")) == (1, 0)
+    store.use("bob")
+    assert (store.used("ann"), store.used("bob")) == (1, 1)
 
 
 def test_surplus_is_the_oldest_beyond_count_bytes_and_age(store):
@@ -97,6 +136,6 @@ def test_surplus_is_the_oldest_beyond_count_bytes_and_age(store):
 
 def test_what_is_no_store_is_refused_in_one_line(tmp_path):
     (tmp_path / "jobs.sqlite3").write_text("nothing of the kind " * 100)
-    with pytest.raises(UnlearnExportError, match="cannot open the job store") as caught:
+    with pytest.raises(UnlearnExportError, match="cannot use the job store .*move it away") as caught:
         Store(tmp_path / "jobs.sqlite3")
     assert "\n" not in str(caught.value)

@@ -9,19 +9,23 @@ from serving.engine import LocalEngine, Patience
 from serving.jobs import Retention
 from serving.schema import Limits
 from serving.server import Options, serve
+from unlearn_export.errors import UnlearnExportError
 
 
 def main() -> None:
     options = json.loads(sys.argv[2])
-    settings = {name: options.pop(name) for name in ("backend", "allow_original", "defaults") if name in options}
+    settings = {
+        name: options.pop(name) for name in ("backend", "allow_original", "defaults", "more") if name in options
+    }
     engine = LocalEngine(
         Settings(options.pop("source", "toy"), "toy", **settings),
         options.pop("devices", ["cpu"]),
         max_batch=options.pop("max_batch", 4),
-        patience=Patience(restart=0.05, step=options.pop("step", 600)),
+        patience=Patience(restart=0.05, **options.pop("patience", {})),
         command=(sys.executable, str(Path(__file__).with_name("toy_worker.py"))),
     )
-    limits, retention = Limits(**options.pop("limits", {})), Retention(**options.pop("retention", {}))
+    limits = Limits(**{"cost": 10**9} | options.pop("limits", {}))
+    retention = Retention(**options.pop("retention", {}))
     keys = Path(options.pop("keys")) if "keys" in options else None
     chosen = {"name": "toy", "port": 0, "grace": 2} | options
     say = lambda text: print(text, flush=True)  # noqa: E731
@@ -29,4 +33,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UnlearnExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,10 +1,11 @@
 """A worker process without torch: the real protocol around a painter whose clips tell their seed. Misbehaves on demand.
 
 The prompt's first word: "crash" ends the process, "crash-once" the first time only, "hang" blocks a step, "fail", "oom"
-and "cuda" raise, "poison" raises for the whole batch unless alone. A request takes 10 ms a step, "slow" ones 100 ms.
+and "cuda" raise, "poison" raises for the whole batch unless alone, "roomy" runs out of memory in a batch of more than 1,024 pixels. A request takes 10 ms a step, "slow" ones 100 ms.
 Its decoding "takes" as many seconds as it has threads.
 The encoder alone refuses ids from 1000 on, and 999 raises as a GPU would. The source "tampered" is refused, "broken"
 raises, "full" is out of memory, "dies" ends the process; "once" with a path loads only as long as there is no such file.
+The source "other" is an encoder with another fingerprint; "late" with a path loads once there is no such file any more.
 """
 
 import os
@@ -39,6 +40,8 @@ class Toy:
             raise MemoryError("out of memory")
         if settings.source == "dies":
             os._exit(7)
+        while settings.source.startswith("late ") and Path(settings.source.removeprefix("late ")).exists():
+            time.sleep(0.01)
         if settings.source.startswith("once "):
             try:
                 Path(settings.source.removeprefix("once ")).touch(exist_ok=False)
@@ -51,15 +54,24 @@ class Toy:
     def use_threads(self, count: int) -> None:
         self.threads = count
 
+    def free(self) -> None:
+        pass
+
     def describe(self) -> dict[str, Any]:
-        encoders = {"edited": {"backend": self.settings.backend, "provider": "cpu", "fingerprint": "f" * 64}}
+        encoders = {
+            name: {
+                "fingerprint": ("e" if source == "other" else "f") * 64, "backend": self.settings.backend,
+                "provider": "cpu", "states_moved": 0.5, "evaluation": None, "erased": [
+                    {"name": "cat" if source == "other" else "pizza", "kind": "object", "aliases": [], "anchor": "hamburger"}
+                ],
+            }
+            for name, source in ({"edited": self.settings.source} | self.settings.more).items()
+        }  # fmt: skip
         if self.settings.allow_original:
-            encoders["original"] = {"backend": "torch", "provider": "cpu", "fingerprint": "0" * 64}
+            told = {"fingerprint": "0" * 64, "backend": "torch", "erased": [], "states_moved": 0.0}
+            encoders["original"] = encoders["edited"] | told
         return {
-            "pipeline": "Toy", "t2v": self.settings.t2v, "encoder": self.settings.source, "fingerprint": "f" * 64,
-            "erased": [{"name": "pizza", "kind": "object", "aliases": [], "anchor": "hamburger"}],
-            "states_moved": 0.5, "backend": self.settings.backend, "provider": "cpu", "device": self.device,
-            "encoders": encoders, "multiple_of": 8, "max_frames": 32, "defaults": DEFAULTS | self.settings.defaults,
+            "pipeline": "Toy", "t2v": self.settings.t2v, "device": self.device, "encoders": encoders, "multiple_of": 8, "max_frames": 32, "defaults": DEFAULTS | self.settings.defaults,
             "pid": os.getpid(),
         }  # fmt: skip
 
@@ -68,6 +80,8 @@ class Toy:
         for step in range(requests[0].num_inference_steps):
             for request in requests:
                 self.misbehave(request.prompt.split(" ")[0], Path(request.folder), len(requests))
+                if request.prompt == "roomy" and len(requests) > 1 and sum(r.pixels for r in requests) > 1024:
+                    raise MemoryError("out of memory")
             time.sleep(0.1 if "slow" in requests[0].prompt else 0.01)
             on_step(step + 1, requests[0].num_inference_steps)
         frames = [np.full((r.num_frames, r.height, r.width, 3), colour(r.seed, r.encoder)) / 255 for r in requests]

@@ -122,12 +122,14 @@ def generate(
 
 
 @main.command()
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True)
 @click.option("--t2v", required=True, metavar="PIPELINE", help='"demo:t2v-unet3d", a diffusers folder, or a Hub id.')
 @click.option("--revision", help="Commit, tag or branch of a pipeline on the Hub.")
 @click.option("--encoder-revision", help="Commit, tag or branch of an encoder on the Hub.")
 @click.option("--backend", type=click.Choice(["torch", "onnx"]), default="torch", help="What runs the encoder.")
-@click.option("--provider", help="Execution provider of ONNX Runtime. [default: CPUExecutionProvider]")
+@click.option(
+    "--provider", help="Execution provider of ONNX Runtime, on the worker's device. [default: CPUExecutionProvider]"
+)
 @click.option("--device", "devices", multiple=True, default=["cpu"], help="One worker for each; repeatable.")
 @click.option("--dtype", type=click.Choice(["float16", "bfloat16", "float32"]), help="Of the pipeline.")
 @click.option(
@@ -146,6 +148,17 @@ def generate(
 @click.option("--max-frames", default=128, type=click.IntRange(min=1), help="Frames of a request's clip.")
 @click.option("--max-pixels", default=1280 * 1280, type=click.IntRange(min=1), help="Of a frame: width × height.")
 @click.option("--max-steps", default=100, type=click.IntRange(min=1), help="Denoising steps of a request.")
+@click.option(
+    "--max-cost",
+    type=click.IntRange(min=1),
+    help="Of a request: pixels × frames × steps. [default: 16 times that of the pipeline's own choices]",
+)
+@click.option(
+    "--max-seconds",
+    default=1800.0,
+    type=click.FloatRange(min=0, min_open=True),
+    help="For drawing one clip, then the job fails.",
+)
 @click.option("--max-waiting", default=100, type=click.IntRange(min=1), help="Jobs that may queue; then 429.")
 @click.option("--keep-jobs", default=1000, type=click.IntRange(min=1), help="Ended jobs that are kept.")
 @click.option("--keep-days", default=7.0, type=click.FloatRange(min=0, min_open=True), help="For how long.")
@@ -156,7 +169,7 @@ def generate(
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes a free one.")
 def serve(
-    source: str,
+    sources: tuple[str, ...],
     t2v: str,
     devices: tuple[str, ...],
     max_batch: int,
@@ -164,6 +177,8 @@ def serve(
     max_frames: int,
     max_pixels: int,
     max_steps: int,
+    max_cost: int | None,
+    max_seconds: float,
     max_waiting: int,
     keep_jobs: int,
     keep_days: float,
@@ -177,6 +192,8 @@ def serve(
 ) -> None:
     """Serve text-to-video over HTTP with the edited encoder SOURCE: an artifact folder or a Hub id.
 
+    With several SOURCES over one pipeline an order chooses by `model`; the first one is for those that choose none.
+
     The page is at /, the API at /docs. Keys are made by `python -m serving.keys FILE NAME`.
 
     Example: unlearn-export serve out --t2v demo:t2v-unet3d --backend onnx
@@ -185,7 +202,7 @@ def serve(
 
     try:
         from serving.contract import Settings
-        from serving.engine import LocalEngine
+        from serving.engine import LocalEngine, Patience
         from serving.jobs import Retention
         from serving.schema import Limits
         from serving.server import Options
@@ -194,7 +211,7 @@ def serve(
         raise DependencyError(f"serving needs {error.name}: pip install 'unlearn-export[serve]'") from error
     if choices["backend"] == "onnx":
         need("--backend onnx", "cpu", "onnxruntime")
-    for what, where in (("encoder", source), ("pipeline", t2v)):
+    for what, where in (*(("encoder", source) for source in sources), ("pipeline", t2v)):
         named = what == "pipeline" and where.partition(":")[0] in found("pipelines")
         if "/" not in where and not named and not Path(where).is_dir():
             raise UsageError(f"no {what} at {where}: there is no such folder, and a Hub id is owner/name")
@@ -205,11 +222,28 @@ def serve(
         port=port,
         keys=keys,
         waiting=max_waiting,
-        limits=Limits(prompt=max_prompt, frames=max_frames, steps=max_steps, pixels=max_pixels),
+        limits=Limits(prompt=max_prompt, frames=max_frames, steps=max_steps, pixels=max_pixels, cost=max_cost),
         retention=Retention(keep_jobs, keep_days * 86400, int(keep_gb * 1e9)),
     )
-    engine = LocalEngine(Settings(source, t2v, inputs=pairs(inputs), **choices), devices, max_batch=max_batch)
+    source, *others = sources
+    if others and choices["encoder_revision"]:
+        raise UsageError("--encoder-revision is of one SOURCE: leave it out, or serve them apart")
+    settings = Settings(source, t2v, more=named_by_folder(others), inputs=pairs(inputs), **choices)
+    patience = Patience(deadline=max_seconds)
+    engine = LocalEngine(settings, devices, max_batch=max_batch, patience=patience)
     serve_http(engine, options, say=click.echo)
+
+
+def named_by_folder(sources: list[str]) -> dict[str, str]:
+    """Sources by the last part of their folder or Hub id. Raises UsageError where two would have one name."""
+    named: dict[str, str] = {}
+    for source in sources:
+        name = source if "/" in source and not Path(source).exists() else Path(source).resolve().name
+        name = name.rpartition("/")[2]
+        if name in (*named, "edited", "original"):
+            raise UsageError(f"{source}: an order could not choose it by the name {name}, rename the folder")
+        named[name] = source
+    return named
 
 
 def pairs(inputs: tuple[str, ...]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
-from ..errors import DependencyError, EncoderError
+from ..errors import DependencyError, EncoderError, UsageError
 from ..extras import need
 
 if TYPE_CHECKING:
@@ -207,8 +207,10 @@ class AbsentState(Tensor):
 def open_session(folder: Path, config: Any, provider: str | None = None) -> OrtTextEncoder:
     """The graph in a folder on an execution provider (default CPUExecutionProvider), after one run of it.
 
+    provider: a name, or NAME:DEVICE such as CUDAExecutionProvider:1; without a device it takes the first one.
+
     Raises EncoderError for a graph that is missing, damaged or not of this config, DependencyError where the provider
-    cannot be had.
+    cannot be had, UsageError for a device that is no number.
     """
     need("backend='onnx'", "cpu", "onnxruntime")
     import onnxruntime
@@ -216,7 +218,10 @@ def open_session(folder: Path, config: Any, provider: str | None = None) -> OrtT
     graph = folder / "model.onnx"
     if not graph.is_file():
         raise EncoderError(f"no model.onnx in {folder}: export one, or use backend='torch'")
-    provider = provider or "CPUExecutionProvider"
+    given = provider or "CPUExecutionProvider"
+    provider, colon, device = given.partition(":")
+    if colon and not device.isdecimal():
+        raise UsageError(f"provider is {given!r}: give a name or NAME:DEVICE, such as CUDAExecutionProvider:1")
     repair = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
     if provider not in onnxruntime.get_available_providers():
         raise DependencyError(f"this onnxruntime has no {provider}: {repair}")
@@ -224,8 +229,9 @@ def open_session(folder: Path, config: Any, provider: str | None = None) -> OrtT
     options.log_severity_level = 3
     if sum(file.stat().st_size for file in folder.glob("model.onnx*")) < SMALL:
         options.intra_op_num_threads = 1
+    named = (provider, {"device_id": device}) if colon else provider
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=[provider], enable_fallback=False)
+        session = onnxruntime.InferenceSession(graph, options, providers=[named], enable_fallback=False)
     except Exception as error:  # onnxruntime's own errors have no common base
         raise EncoderError(f"cannot load {graph}: {one_line(error)}") from error
     session.disable_fallback()
