@@ -402,22 +402,9 @@ def download(source: str, revision: str | None, patterns: Sequence[str]) -> tupl
     if not HUB_ID.fullmatch(source):
         names = ", ".join(f'"{name}"' for name in found("bases"))
         raise BaseError(f"no base {source!r}: give {names}, a diffusers folder, or a Hub id such as owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from .net.download import fetched
 
-    from .hub.endpoint import check_endpoint
-    from .hub.requests import code_of
-
-    check_endpoint()
-    try:
-        folder = Path(
-            snapshot_download(source, revision=revision, allow_patterns=list(patterns), ignore_patterns=HUB_COPIES)
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        at = f" at revision {revision}" if revision else ""
-        told = BaseError(f"cannot get {source}{at}: no such folder, and the Hub says: {str(error).splitlines()[0]}")
-        told.exit_code = code_of(error)
-        raise told from error
+    folder = fetched(source, revision, patterns, ignore=HUB_COPIES, fails_as=BaseError)
     return folder, folder.name  # a snapshot's folder is named after its commit
 
 

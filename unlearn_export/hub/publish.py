@@ -14,9 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 from ..artifact import CARD, Artifact
 from ..card_text import reconciled
 from ..errors import AuthenticationError, ConflictError, HubError
-from .endpoint import check_endpoint
+from ..net.endpoint import check_endpoint
+from ..net.requests import HUB_ERRORS, WAITS, ask, explained, is_lost, one_line, pause, sent_once, status_of
 from .remote import Changes, Content, Contents, Remote, Tree, differing, head_of
-from .requests import HUB_ERRORS, WAITS, ask, explained, is_lost, one_line, pause, sent_once, status_of
 
 MESSAGE = "Publish the edited text encoder"
 TAG = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")

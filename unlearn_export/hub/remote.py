@@ -11,7 +11,7 @@ from huggingface_hub.hf_api import GitRefInfo, GitRefs, RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
 from ..artifact import CARD, MANIFEST, sha256
-from .requests import HUB_ERRORS, ask, explained
+from ..net.requests import HUB_ERRORS, ask, explained
 
 BRANCH = "main"
 Tree = dict[str, RepoFile]

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from ..artifact import MANIFEST, RECIPE, Artifact, read_json, sha256
 from ..errors import ArtifactError, EncoderError, HubError, UsageError
 from ..families import architectures, class_of
-from ..hub.endpoint import check_endpoint
-from ..hub.requests import code_of
 from ..loading import load_torch, one_line, quiet
+from ..net.endpoint import check_endpoint
+from ..net.requests import code_of
 from ..recipe import told
 from .dropin import check_drop_in
 from .ort import OrtTextEncoder, open_session
