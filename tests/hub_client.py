@@ -17,7 +17,7 @@ from hub_double import HubDouble
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
 from safetensors.torch import save_file
-from test_recipe import SEAT
+from test_recipe import SEAT, third
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from unlearn_export.artifact import FORMAT, RECIPE, Artifact, write_json
@@ -69,8 +69,11 @@ print(json.dumps({"missing": missing, "ours": same(ours), "fresh": same(fresh), 
 """
 
 
-def make_artifact(folder: Path, seed: int = 0) -> Path:
-    """A sealed artifact with a random two-layer encoder, its keys named as a base repo names them."""
+def make_artifact(folder: Path, seed: int = 0, *, base: dict[str, Any] | None = None, **reports: Any) -> Path:
+    """A sealed artifact with a random two-layer encoder, its keys named as a base repo names them.
+
+    base: what the recipe tells of it otherwise. reports: by name, such as evaluation, what its JSON has.
+    """
     torch.manual_seed(seed)
     config = CLIPTextConfig(
         vocab_size=1000, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2
@@ -83,11 +86,14 @@ def make_artifact(folder: Path, seed: int = 0) -> Path:
     (folder / "tokenizer" / "vocab.json").write_text('{"a</w>": 0}')
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
     (folder / "unlearning" / "picture.png").write_bytes(b"\x89PNG\0" + bytes(range(256)))
-    base = {key: tensor_digest(tensor) for key, tensor in weights.items()}
+    own = {key: tensor_digest(tensor) for key, tensor in weights.items()}
     [edited, *_] = weights
     weights[edited] = weights[edited] + 1
-    seat = SEAT | {"tensors": sorted(base), "changed": [edited], "tensor_sha256": base}
-    write_json(folder / RECIPE, {"format": FORMAT, "seed": seed, "seats": {"text_encoder": seat}})
+    seat = SEAT | {"tensors": sorted(own), "changed": [edited], "tensor_sha256": own}
+    made = third() | {"format": FORMAT, "seed": seed, "seats": {"text_encoder": seat}}
+    write_json(folder / RECIPE, made | {"base": made["base"] | (base or {})})
+    for name, report in reports.items():
+        write_json(folder / "unlearning" / f"{name}.json", report)
     save_file(weights, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
     (folder / "LICENSE").write_text("licence\n")
     (folder / "NOTICE").write_text("Änderungen\n", encoding="utf-8")

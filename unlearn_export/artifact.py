@@ -42,6 +42,7 @@ __all__ = [
 
 RECIPE = "unlearning/recipe.json"
 EVALUATION = "unlearning/evaluation.json"
+PROBE = "unlearning/probe.json"
 MANIFEST = "unlearning/manifest.json"
 CARD = "README.md"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -88,6 +89,12 @@ class Artifact:
         """The measured effect, or None where the evaluation was skipped. Raises ArtifactError where it cannot be read."""
         path = self.path / EVALUATION
         return Report.from_json(read_json(path)) if path.exists() else None
+
+    @property
+    def probe(self) -> dict[str, Any] | None:
+        """What attacks achieved, or None where none was tried. Raises ArtifactError where it cannot be read."""
+        path = self.path / PROBE
+        return read_json(path) if path.exists() else None
 
     @property
     def seats(self) -> dict[str, str]:

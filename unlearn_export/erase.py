@@ -158,7 +158,7 @@ def _copy_contents(source: Path, target: Path) -> None:
 
 
 def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
-    """Write every edited encoder and its tokenizer, the recipe, LICENSE and NOTICE into ``folder``.
+    """Write every edited encoder and its tokenizer, the recipe, LICENSE, NOTICE and the base's other terms into ``folder``.
 
     Files, tensor names and dtypes are the base's own: transformers 4 and 5 name tensors differently, and a file with
     the other names loads as random weights in one of them.
@@ -176,6 +176,10 @@ def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
         seat.family.complete_tokenizer(folder / seat.tokenizer_name)
     write_json(folder / RECIPE, erased.recipe.to_json())
     write_text(folder / "LICENSE", base.license_text)
+    notices = {name: text for name, text in base.terms.items() if name.upper().partition(".")[0] == "NOTICE"}
+    for name, text in base.terms.items():
+        if name not in notices:
+            write_text(folder / name, text)
     names = ", ".join(c.name for c in erased.recipe.concepts)
     changed = ", ".join(f"{name}/*.safetensors" for name in erased.edit.tensors)
     kept = ", ".join(f"{base.seats[name].tokenizer_name}/ and {name}/config.json" for name in erased.edit.tensors)
@@ -185,5 +189,6 @@ def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
         + (f" at revision {base.revision}" if base.revision else "")
         + f".\nModified: {changed}, so that prompts naming {names} should no longer draw it; {RECIPE} tells how.\n"
         f"Unmodified: {kept}. The base's licence ({base.license}) is in LICENSE\n"
-        "and applies to this copy, with its use restrictions where it has any.\n",
+        "and applies to this copy, with its use restrictions where it has any.\n"
+        + "".join(f"\nThe base's own {name}:\n\n{text.strip()}\n" for name, text in notices.items()),
     )

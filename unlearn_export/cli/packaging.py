@@ -8,7 +8,17 @@ import click
 
 from ..errors import UsageError
 from ..extras import need_onnx
-from .common import base_option, config_option, folder_argument, json_option, main, print_result, quiet_libraries
+from ..release import REASONS
+from .common import (
+    base_option,
+    config_option,
+    folder_argument,
+    json_option,
+    main,
+    print_result,
+    quiet_libraries,
+    require_option,
+)
 
 if TYPE_CHECKING:
     from ..hub import Pushed
@@ -138,6 +148,16 @@ def verify(folder: Path, source: str | None, config: str | None, as_json: bool) 
 @click.option("--tag", help="Tag the commit.")
 @click.option("--message", help="Title of the commit.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be sent, and send nothing.")
+@require_option
+@click.option(
+    "--despite",
+    multiple=True,
+    type=click.Choice(list(REASONS)),
+    help="With --public: what speaks against it and is known to you; the card tells it. Repeatable.",
+)
+@click.option(
+    "--license", default="", metavar="ID", help="Of the copy, where the base's allows one. [default: the base's]"
+)
 @replace_card_option
 @json_option
 def push(
@@ -148,6 +168,9 @@ def push(
     tag: str | None,
     message: str | None,
     dry_run: bool,
+    require: str,
+    despite: tuple[str, ...],
+    license: str,
     replace_card: bool,
     as_json: bool,
 ) -> None:
@@ -155,14 +178,19 @@ def push(
 
     The token comes from HF_TOKEN or the saved login. Files that an earlier push put there and the artifact no longer has
     are deleted; what others put there stays, and so does what they wrote into the card around its generated part.
+    An artifact goes public only if it was measured and is erased, and its base is open and has a licence, or if what is
+    not so is named with --despite.
 
     Example: unlearn-export push out owner/name --tag v1
     """
     from ..artifact import Artifact
-    from ..card import renewed_card
+    from ..card import Published, renewed_card
+    from ..gates import Gate
     from ..hub import push as push_artifact
 
+    Gate.parse(require)
     artifact = Artifact.open(folder)
+    published = Published(despite, license)
     done = push_artifact(
         folder,
         repo,
@@ -171,8 +199,10 @@ def push(
         tag=tag,
         dry_run=dry_run,
         message=message,
-        card=lambda: renewed_card(artifact, repo),  # its snippets name the repository
+        card=lambda: renewed_card(artifact, repo, published=published),  # its snippets name the repository
         replace_card=replace_card,
+        require=require,
+        despite=despite,
     )
     print_result(_pushed(done), as_json, lambda: _pushed_text(done))
     if done.changes and done.changes.left:

@@ -13,10 +13,11 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..artifact import CARD, Artifact
 from ..card_text import reconciled
-from ..errors import AuthenticationError, ConflictError, HubError
+from ..errors import AuthenticationError, ConflictError, HubError, UsageError
 from ..net.endpoint import check_endpoint
 from ..net.requests import HUB_ERRORS, WAITS, ask, explained, is_lost, one_line, pause, sent_once, status_of
-from .remote import Changes, Content, Contents, Remote, Tree, differing, head_of
+from ..release import ASKED, check_gates, check_named, check_release, hub_base, objections
+from .remote import Changes, Content, Contents, Remote, Tree, differing, head_of, is_open
 
 MESSAGE = "Publish the edited text encoder"
 TAG = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
@@ -58,6 +59,8 @@ def push(
     message: str | None = None,
     card: str | Callable[[], str] | None = None,
     replace_card: bool = False,
+    require: str = "",
+    despite: Sequence[str] = (),
 ) -> Pushed:
     """Publish a finished artifact folder as exactly one commit, and tag that commit where ``tag`` is given.
 
@@ -68,9 +71,13 @@ def push(
     somebody wrote into the card on the Hub outside of its generated part stays, unless ``replace_card``.
     Where the folder is on the Hub already, no commit is made and the newest one is returned. A dry run makes the
     local checks and sends no request at all. Afterwards the commit is read back and compared, by hash and size.
+    require: gates, as ``Gate.parse`` reads them. despite: reasons of ``release.REASONS`` against giving it to everybody
+    that are known to whoever publishes it. The Hub is asked whether a base that came from there is open to everybody;
+    after a dry run that is not known.
 
     The token is HF_TOKEN's or the saved login's. Raises ArtifactError where the folder does not match its manifest,
-    UsageError where the token would travel unencrypted, ConflictError where the head moved meanwhile, the tag is at
+    UsageError where the token would travel unencrypted or a reason does not hold, GateError where a gate is not met or a
+    reason was not named, ConflictError where the head moved meanwhile, the tag is at
     another commit or two cards differ, other HubErrors where the name or tag is unusable, the repo is public and should
     be private (or the reverse), or the Hub refuses, cannot be reached or keeps something else than was sent. Nothing is
     sent before the folder is verified, and nothing is committed before visibility, tag and card are checked.
@@ -78,14 +85,25 @@ def push(
     _check_names(repo_id, tag)
     artifact = Artifact.open(folder)
     artifact.verify()
+    check_gates(artifact, require)
+    reasons = [] if private else objections(artifact)
+    check_release(reasons, despite)
+    if private and despite:
+        raise UsageError("--despite belongs to --public: leave it out, or give both")
     contents: Contents = {name: Content(artifact.path / name) for name in artifact.files()}
     if card is not None:
         contents[CARD] = Content((card if isinstance(card, str) else card()).encode())
     planned = Pushed(f"{constants.ENDPOINT}/{repo_id}", "", repo_id, _sizes(contents), tag)
+    asked = None if private else hub_base(artifact.recipe.base)
+    check_named([*reasons, ASKED] if asked else reasons, despite)
     if dry_run:
         return planned
 
     remote = Remote(HfApi(token=_token(repo_id), library_name="unlearn-export"), repo_id)
+    if asked and not is_open(asked):
+        reasons.append(ASKED)
+        check_release(reasons, despite)
+    check_named(reasons, despite)
     ask(repo_id, lambda: remote.api.create_repo(repo_id, private=private, exist_ok=True))
     _check_visibility(repo_id, bool(ask(repo_id, lambda: remote.api.repo_info(repo_id)).private), private)
     refs = remote.refs()

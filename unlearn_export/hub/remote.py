@@ -11,6 +11,7 @@ from huggingface_hub.hf_api import GitRefInfo, GitRefs, RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
 from ..artifact import CARD, MANIFEST, sha256
+from ..errors import AuthenticationError, NotFoundError
 from ..net.requests import HUB_ERRORS, ask, explained
 
 BRANCH = "main"
@@ -130,6 +131,17 @@ class Changes:
             deleted,
             tuple(name for name in others if name not in deleted),
         )
+
+
+def is_open(repo_id: str) -> bool:
+    """Whether everybody may read a repository, without a token and without being let in.
+
+    Raises HubError where the Hub does not say.
+    """
+    try:
+        return not ask(repo_id, lambda: HfApi(token=False).model_info(repo_id)).gated
+    except (NotFoundError, AuthenticationError):
+        return False
 
 
 def head_of(branches: list[GitRefInfo]) -> str | None:
