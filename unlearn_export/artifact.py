@@ -43,6 +43,7 @@ __all__ = [
 RECIPE = "unlearning/recipe.json"
 EVALUATION = "unlearning/evaluation.json"
 PROBE = "unlearning/probe.json"
+GOLDEN = "unlearning/golden.json"
 MANIFEST = "unlearning/manifest.json"
 CARD = "README.md"
 WEIGHTS = "text_encoder/model.safetensors"

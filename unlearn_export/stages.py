@@ -14,7 +14,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .artifact import CARD, ONNX, Artifact, renewed, staged, write_text
+from . import golden
+from .artifact import CARD, GOLDEN, ONNX, Artifact, renewed, staged, write_json, write_text
 from .base import Base, load_base
 from .card import renewed_card
 from .concept import Concept
@@ -95,6 +96,8 @@ def build(
         with hooks.stage("erase"):
             erased = erase(base, concepts, method, images=images, seed=seed, seats=seats, on_step=hooks.on_step)
         write_encoder(base, erased, folder)
+        states = golden.record(base.seats, erased.measurable, erased.recipe.concepts, base.device)
+        write_json(folder / GOLDEN, states)
         if onnx and not too_large(base, erased.edit.tensors):
             with hooks.stage("onnx"):
                 for name, encoder in erased.encoders.items():

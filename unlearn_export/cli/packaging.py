@@ -1,4 +1,4 @@
-"""Commands on an artifact as a package: export, card, verify, push."""
+"""Commands on an artifact as a package: export, card, verify, rebuild, push."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..extras import need_onnx
+from ..extras import need, need_onnx
 from ..release import REASONS
 from .common import (
+    Bars,
     base_option,
     config_option,
     folder_argument,
@@ -114,12 +115,14 @@ def card(folder: Path, repo: str, replace_card: bool, as_json: bool) -> None:
 @folder_argument
 @click.option("--base", "source", help="Where its base is: compare every tensor with the base itself too.")
 @config_option("where the recipe says")
+@click.option("--deep", is_flag=True, help="Run the encoders too, and compare their states with those at sealing.")
 @json_option
-def verify(folder: Path, source: str | None, config: str | None, as_json: bool) -> None:
+def verify(folder: Path, source: str | None, config: str | None, deep: bool, as_json: bool) -> None:
     """Compare every file of an artifact with its manifest, and every tensor with what its recipe tells of the base.
 
     The first that differs is named. Weights that are the base's own are refused: nothing was erased from them. A recipe
-    can be forged along with the weights; --base trusts none of it but the names of the tensors that it changes.
+    can be forged along with the weights; --base trusts none of it but the names of the tensors that it changes. --deep
+    asks the encoders, on torch and ONNX Runtime, a few prompts whose states were recorded.
 
     Example: unlearn-export verify out --base demo
     """
@@ -128,8 +131,11 @@ def verify(folder: Path, source: str | None, config: str | None, as_json: bool) 
     from ..artifact import Artifact
 
     artifact = Artifact.open(folder)
+    if deep and artifact.has_onnx:
+        need("--deep with an ONNX graph", "cpu", "onnxruntime")
     count = artifact.verify()
     said = f"{folder}: {count} files are as they were sealed"
+    result: dict[str, Any] = {"path": str(folder), "files": count, "base": source}
     if source:
         from ..stages import base_of
 
@@ -137,7 +143,56 @@ def verify(folder: Path, source: str | None, config: str | None, as_json: bool) 
         base = base_of(artifact, source, config)
         artifact.verify_weights({name: seat.weights for name, seat in base.seats.items()})
         said += f", and the weights are an edit of {source}"
-    print_result({"path": str(folder), "files": count, "base": source}, as_json, lambda: said)
+    if deep:
+        from ..golden import check
+
+        quiet_libraries()
+        found = check(artifact)
+        result["golden"] = [asdict(one) for one in found]
+        said += "".join(f"\n{one.seat} on {one.backend}: states as recorded, {one.apart:.1e} apart" for one in found)
+    print_result(result, as_json, lambda: said)
+
+
+@main.command()
+@folder_argument
+@base_option
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures that it was made from.")
+@click.option("--device", default="cpu", help="Where to edit: cpu, cuda, cuda:1 …")
+@click.option(
+    "--tolerance",
+    default=0.01,
+    type=click.FloatRange(min=0),
+    help="Exit with 3 where a tensor differs by more, relative to its edit; 0 wants the same bytes.",
+)
+@json_option
+def rebuild(
+    folder: Path,
+    source: str | None,
+    config: str | None,
+    images: Path | None,
+    device: str,
+    tolerance: float,
+    as_json: bool,
+) -> None:
+    """Do an artifact's edit again from its recipe, and tell whether it is the same: byte for byte, or about.
+
+    Nothing is written. On one machine with the recipe's versions the bytes are the same; elsewhere rounding differs.
+
+    Example: unlearn-export rebuild out
+    """
+    from ..artifact import Artifact
+
+    artifact = Artifact.open(folder)
+    artifact.verify()
+    quiet_libraries()
+    from ..rebuild import rebuild as again
+
+    with Bars() as hooks:
+        found = again(
+            artifact, source, config, images=images, device=device, tolerance=tolerance, on_step=hooks.on_step
+        )
+    result = {"path": str(folder), "identical": found.identical, **asdict(found)}
+    print_result(result, as_json, lambda: f"{folder}: {found}")
 
 
 @main.command()

@@ -1,0 +1,125 @@
+"""An artifact computes what was measured, on every backend, and is what its recipe makes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import tiny_pipelines
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from unlearn_export import golden
+from unlearn_export.artifact import GOLDEN, Artifact, read_json, write_json
+from unlearn_export.base import load_base
+from unlearn_export.cli import main
+from unlearn_export.concept import Concept
+from unlearn_export.erasers import Anchor
+from unlearn_export.stages import build
+
+WEIGHTS = "text_encoder/model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5 encoder's folder."""
+    folder = tmp_path_factory.mktemp("base") / "base"
+    tiny_pipelines.t5().save_pretrained(folder)
+    tiny_pipelines.t5_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(base: Path) -> Path:
+    """An artifact with a graph."""
+    few = Anchor(steps=3, pool=16, batch=4, keep=0)
+    return build(load_base(base), [Concept("pizza", anchor="clown")], few, base.parent / "made").path
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "out")
+
+
+def run(*words: str | Path) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    return done.exit_code, done.stdout or done.stderr.splitlines()[-1]
+
+
+def test_the_states_at_sealing_come_again_on_every_backend(made: Path) -> None:
+    code, said = run("verify", made, "--deep", "--json")
+    assert code == 0, said
+    found = json.loads(said)["golden"]
+    assert [(one["seat"], one["backend"]) for one in found] == [("text_encoder", "torch"), ("text_encoder", "onnx")]
+    assert all(one["apart"] < 1e-4 for one in found)
+    assert "golden" not in json.loads(run("verify", made, "--json")[1])
+
+
+def test_a_graph_that_computes_something_else_is_seen_though_all_is_sealed(folder: Path) -> None:
+    path = folder / "text_encoder/model.onnx"
+    graph = onnx.load(path)
+    [weight] = [w for w in graph.graph.initializer if w.name.endswith("final_layer_norm.weight")]
+    weight.CopyFrom(onnx.numpy_helper.from_array(1.1 * onnx.numpy_helper.to_array(weight), weight.name))
+    onnx.save(graph, path)
+    Artifact.open(folder).seal()
+    assert run("verify", folder)[0] == 0  # the control: hashes alone say nothing
+    code, said = run("verify", folder, "--deep")
+    assert code == 1 and "text_encoder" in said and "on onnx answers" in said and "1.0e-01 apart" in said, said
+
+
+def test_weights_that_compute_something_else_are_seen(folder: Path) -> None:
+    assert golden.check(Artifact.open(folder))
+    tensors = load_file(folder / WEIGHTS)
+    last = next(key for key in tensors if key.endswith("final_layer_norm.weight"))
+    tensors[last] *= 1.01
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(Exception, match="on torch answers .* 1.0e-02 apart, the tolerance is 0.001"):
+        golden.check(Artifact.open(folder))
+    assert golden.check(Artifact.open(folder), tolerance=0.02)
+
+
+def test_states_that_cannot_be_read_are_refused_in_a_line(folder: Path) -> None:
+    data = read_json(folder / GOLDEN)
+    text = data["seats"]["text_encoder"]
+    for other, words in (
+        (data | {"format": 9}, "has format 9"),
+        (data | {"seats": {}}, "tells nothing of text_encoder"),
+        (data | {"seats": {"text_encoder": text | {"shadows": {"states": [[1.0]]}}}}, "does not fit"),
+        (data | {"seats": {"text_encoder": text | {"reader": "NoPipeline"}}}, "nothing is known"),
+        (None, "has no unlearning/golden.json"),
+    ):
+        if other is None:
+            (folder / GOLDEN).unlink()
+        else:
+            write_json(folder / GOLDEN, other)
+        Artifact.open(folder).seal()
+        code, said = run("verify", folder, "--deep")
+        assert code == 1 and words in said and said.startswith("error: "), said
+
+
+def edited(folder: Path, change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], base: Path) -> None:
+    """Another edit of the same tensors, sealed."""
+    mine, own = load_file(folder / WEIGHTS), load_file(base / "model.safetensors")
+    for key in Artifact.open(folder).recipe.seats["text_encoder"].changed:
+        mine[key] = change(mine[key], own[key])
+    save_file(mine, folder / WEIGHTS, metadata={"format": "pt"})
+    Artifact.open(folder).seal()
+
+
+def test_an_edit_done_again_is_the_same_or_about_or_not(folder: Path, base: Path) -> None:
+    where = ("--base", base)
+    code, said = run("rebuild", folder, *where)
+    assert code == 0 and "are the same byte for byte" in said, said
+    edited(folder, lambda mine, own: mine + 1e-3 * (mine - own), base)
+    assert run("verify", folder)[0] == 0
+    code, said = run("rebuild", folder, *where, "--json")
+    found = json.loads(said)
+    assert code == 0 and found["identical"] is False and found["differing"]
+    assert found["worst"] == pytest.approx(1e-3, rel=0.01) and found["versions"] == {}
+    edited(folder, lambda mine, own: (mine + own) / 2, base)
+    code, said = run("rebuild", folder, *where)
+    assert code == 3 and "is not what its recipe makes" in said and "differ, by 1.0e+00 of the edit" in said, said
+    assert run("rebuild", folder)[0] == 1, "its base was a folder: nobody knows where it is"
