@@ -14,9 +14,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from .delta import Delta
 from .errors import ArtifactError, BaseError
 from .measured import Report
-from .provenance import check_against, check_recorded
+from .provenance import check_against, check_delta, check_recorded
 from .recipe import FIRST, FORMAT, Recipe, SeatRecord, check_format, seat_records
 from .weights import Weights
 
@@ -44,6 +45,7 @@ RECIPE = "unlearning/recipe.json"
 EVALUATION = "unlearning/evaluation.json"
 PROBE = "unlearning/probe.json"
 GOLDEN = "unlearning/golden.json"
+DELTA = "unlearning/delta.safetensors"
 MANIFEST = "unlearning/manifest.json"
 CARD = "README.md"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -57,7 +59,7 @@ class Artifact:
 
     ```
     README.md  LICENSE  NOTICE           the model card, the base's licence, what was changed
-    text_encoder/                        config.json, model.safetensors, model.onnx
+    text_encoder/                        config.json, model.safetensors, model.onnx; of a delta config.json alone
     tokenizer/                           byte-equal to the base's
     unlearning/                          recipe.json, evaluation.json, manifest.json, pictures
     ```
@@ -104,6 +106,20 @@ class Artifact:
         return {name: seat.tokenizer for name, seat in self._edited.items()} or first
 
     @property
+    def is_delta(self) -> bool:
+        """Whether it holds what changed in place of the weights (see ``delta``)."""
+        return (self.path / DELTA).is_file() and not any(
+            file for seat in self.seats for file in (self.path / seat).glob("*.safetensors")
+        )
+
+    def need_weights(self) -> None:
+        """Raise ArtifactError where there are none, but only what changed."""
+        if self.is_delta:
+            raise ArtifactError(
+                f"{self.path} holds only what changed: rebuild the encoder with `unlearn-export apply {self.path}`"
+            )
+
+    @property
     def has_onnx(self) -> bool:
         """Whether every encoder has its graph."""
         return all((self.path / seat / "model.onnx").exists() for seat in self.seats)
@@ -130,7 +146,7 @@ class Artifact:
         for name in (*REQUIRED, *(f"{seat}/config.json" for seat in self.seats)):
             if not (self.path / name).is_file():
                 raise ArtifactError(f"{name} is missing from {self.path}")
-        weights = self._check_tensors()
+        weights = {} if self.is_delta else self._check_tensors()
         if not (self.path / MANIFEST).is_file():
             raise ArtifactError(f"{MANIFEST} is missing from {self.path}: nothing vouches for its files")
         expected = read_json(self.path / MANIFEST).get("files")
@@ -145,7 +161,8 @@ class Artifact:
                 raise ArtifactError(f"{name} was added to {self.path} after it was sealed")
             if (known.get(name) or sha256(self.path / name)) != expected[name]:
                 raise ArtifactError(f"{name} in {self.path} was altered: its sha256 is not the manifest's")
-        check_recorded(read_json(self.path / RECIPE), weights)
+        recipe = read_json(self.path / RECIPE)
+        check_delta(recipe, Delta.open(self.path / DELTA)) if self.is_delta else check_recorded(recipe, weights)
         return len(present)
 
     def verify_weights(self, base: Mapping[str, Weights] | None = None) -> None:
@@ -153,7 +170,14 @@ class Artifact:
 
         base: its encoders' weights, by seat; None compares with what the recipe records of them.
         """
-        weights, recipe = self._check_tensors(), read_json(self.path / RECIPE)
+        recipe = read_json(self.path / RECIPE)
+        if self.is_delta:
+            delta = Delta.open(self.path / DELTA)
+            check_delta(recipe, delta)
+            if base is not None:
+                delta.edit(base)
+            return
+        weights = self._check_tensors()
         check_recorded(recipe, weights) if base is None else check_against(recipe, weights, base)
 
     def _check_tensors(self) -> dict[str, Weights]:

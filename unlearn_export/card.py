@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from . import phrasing
-from .artifact import CARD, Artifact, read_json, sha256
+from .artifact import CARD, DELTA, Artifact, read_json, sha256
 from .card_text import marked, merged
 from .concept import Concept
 from .errors import ArtifactError
@@ -100,8 +100,11 @@ def _facts(artifact: Artifact, repo_id: str, published: Published) -> dict[str, 
         "despite": [REASONS[reason] for reason in published.despite],
         "license": license,
         "terms": [name for name in files if "/" not in name and name not in ("LICENSE", "NOTICE")],
-        "repo": repo_id or "out",
-        "is_local": not repo_id,
+        "repo": "out" if artifact.is_delta else repo_id or "out",
+        "is_local": artifact.is_delta or not repo_id,
+        "delta": {"from": repo_id or "DELTA", "bytes": (artifact.path / DELTA).stat().st_size}
+        if artifact.is_delta
+        else None,
         "recipe": recipe,
         "concepts": recipe.concepts,
         "names": [c.name for c in recipe.concepts],

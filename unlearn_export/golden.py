@@ -82,6 +82,7 @@ def check(artifact: Artifact, tolerance: float = TOLERANCE) -> list[Deviation]:
 
     Raises ArtifactError where nothing was recorded, or the states are further from it than ``tolerance``.
     """
+    artifact.need_weights()
     if not (artifact.path / GOLDEN).is_file():
         raise ArtifactError(f"{artifact.path} has no {GOLDEN}: erase anew to have its states recorded")
     data = read_json(artifact.path / GOLDEN)

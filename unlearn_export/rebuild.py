@@ -63,6 +63,7 @@ def rebuild(
     source, config, images: as ``remake.terms`` takes them. tolerance: of ``Rebuilt.worst``.
     Raises GateError where the result is further off, and what ``terms`` and ``erase`` raise.
     """
+    artifact.need_weights()
     recipe = artifact.recipe
     made = terms(artifact, source, config, images=images, device=device)
     again = erase(

@@ -180,11 +180,18 @@ def card(artifact: Artifact, repo_id: str = "", *, replace: bool = False) -> str
     return text
 
 
-def base_of(artifact: Artifact, source: str | None = None, config: str | None = None, device: str = "cpu") -> Base:
+def base_of(
+    artifact: Artifact,
+    source: str | None = None,
+    config: str | None = None,
+    device: str = "cpu",
+    *,
+    same_files: bool = True,
+) -> Base:
     """The base that an artifact was made from, with the readers that the edit was fitted to. source: where it is now,
     for one that was a local folder or file. config: where a file's configs are now, for such as were in a local folder.
 
-    Raises ArtifactError where it is not found or has another text encoder.
+    Raises ArtifactError where it is not found or has another text encoder. same_files: without it, the caller compares.
     """
     recipe = artifact.recipe
     made_from = recipe.base
@@ -205,7 +212,7 @@ def base_of(artifact: Artifact, source: str | None = None, config: str | None = 
     if asked := [name for seat in recipe.seats.values() for name in seat.readers if name not in own]:
         base = load_base(where, revision, device, asked, config)
     made = {name: seat.sha256 for name, seat in recipe.seats.items()}
-    for name, digest in (made or {base.seat.name: made_from.text_encoder_sha256}).items():
+    for name, digest in (made or {base.seat.name: made_from.text_encoder_sha256}).items() if same_files else ():
         if name not in base.seats or base.seats[name].weights.fingerprint != digest:
             raise ArtifactError(f"{artifact.path} was made from another text encoder than {where} has")
     return base
@@ -216,6 +223,7 @@ def read_encoders(base: Base, artifact: Artifact, *, whole: bool = True) -> dict
 
     whole: without it large ones are streamed, for whoever looks at states alone.
     """
+    artifact.need_weights()
     encoders = {}
     for name in artifact.seats:
         seat = base.seats.get(name)

@@ -1,5 +1,8 @@
-"""Commands on an artifact as a package: export, card, verify, rebuild, push."""
+"""Commands on an artifact as a package: export, card, verify, apply, rebuild, push."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +25,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..artifact import Artifact
     from ..hub import Pushed
 
 
@@ -32,7 +36,11 @@ replace_card_option = click.option("--replace-card", is_flag=True, help="Replace
 @folder_argument
 @base_option
 @click.option("--limit-gb", default=12.0, type=click.FloatRange(min=0), help="Largest graph to write, in float32 GB.")
-@click.option("--layout", type=click.Choice(["triton"]), help="Copy the graph that is there into a model repository.")
+@click.option(
+    "--layout",
+    type=click.Choice(["triton", "delta"]),
+    help="triton: copy the graph that is there into a model repository. delta: copy all, but of the weights what changed.",
+)
 @click.option(
     "--single-file",
     type=click.Path(path_type=Path),
@@ -53,15 +61,16 @@ def export(
 ) -> None:
     """Export an artifact's encoder to ONNX again, gated by parity with torch.
 
-    With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged. With --single-file
-    no graph is written: the file is copied, and the tensors that the edit changed are replaced in the copy.
+    With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged. With --layout delta
+    the artifact is copied with only what changed in place of its weights: see `apply`. With --single-file no graph is
+    written: the file is copied, and the tensors that the edit changed are replaced in the copy.
 
     Example: unlearn-export export out
     """
     if layout and single_file:
         raise UsageError("--layout and --single-file are two exports: a call each")
     if bool(layout or single_file) != bool(out):
-        raise UsageError("--out needs --layout triton or --single-file FILE, and they need it")
+        raise UsageError("--out needs --layout or --single-file FILE, and they need it")
     if not out:
         need_onnx()
     from ..artifact import Artifact
@@ -76,6 +85,15 @@ def export(
         altered = put_back(artifact, single_file, out)
         told = f"{out}: {single_file.name} with {len(altered)} tensors edited"
         print_result({"path": str(out), "tensors": altered}, as_json, lambda: told)
+        return
+    if out is not None and layout == "delta":
+        from ..apply import without_weights
+        from ..stages import base_of
+
+        artifact.verify()
+        small = without_weights(artifact, base_of(artifact, source, config), out)
+        size = sum((small.path / name).stat().st_size for name in small.files())
+        print_result({"path": str(out), "bytes": size}, as_json, lambda: f"{out}: {size:,} bytes")
         return
     if out is not None:
         from ..onnx.triton import write_repository
@@ -154,6 +172,41 @@ def verify(folder: Path, source: str | None, config: str | None, deep: bool, as_
 
 
 @main.command()
+@click.argument("delta", metavar="DELTA")
+@base_option
+@click.option("--revision", help="Commit, tag or branch of a DELTA on the Hub.")
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Artifact folder to make.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing folder, once the new one is complete.")
+@json_option
+def apply(
+    delta: str,
+    source: str | None,
+    config: str | None,
+    revision: str | None,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Rebuild the encoder of an artifact that holds only what changed, bit for bit, or refuse.
+
+    DELTA is its folder or Hub id, as `push --delta-only` and `export --layout delta` make them. There is no ONNX graph in
+    the result; `export` makes one.
+
+    Example: unlearn-export apply owner/name --base ./wan -o out
+    """
+    from ..artifact import check_free
+
+    check_free(out, overwrite=overwrite)
+    quiet_libraries()
+    from ..apply import apply as rebuilt
+
+    done = rebuilt(delta, out, source, config, revision=revision, overwrite=overwrite)
+    same = "the files are those that were sealed" if done.identical else "the tensors are those that were sealed"
+    result = {"path": str(out), "identical": done.identical, "files": len(done.artifact.files())}
+    print_result(result, as_json, lambda: f"{out}: {same}")
+
+
+@main.command()
 @folder_argument
 @base_option
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures that it was made from.")
@@ -210,6 +263,8 @@ def rebuild(
     type=click.Choice(list(REASONS)),
     help="With --public: what speaks against it and is known to you; the card tells it. Repeatable.",
 )
+@click.option("--delta-only", is_flag=True, help="Send what changed in place of the weights; see `apply`.")
+@base_option
 @click.option(
     "--license", default="", metavar="ID", help="Of the copy, where the base's allows one. [default: the base's]"
 )
@@ -226,6 +281,9 @@ def push(
     require: str,
     despite: tuple[str, ...],
     license: str,
+    delta_only: bool,
+    source: str | None,
+    config: str | None,
     replace_card: bool,
     as_json: bool,
 ) -> None:
@@ -238,6 +296,8 @@ def push(
 
     Example: unlearn-export push out owner/name --tag v1
     """
+    if source and not delta_only:
+        raise UsageError("--base belongs to --delta-only: leave it out, or give both")
     from ..artifact import Artifact
     from ..card import Published, renewed_card
     from ..gates import Gate
@@ -246,22 +306,37 @@ def push(
     Gate.parse(require)
     artifact = Artifact.open(folder)
     published = Published(despite, license)
-    done = push_artifact(
-        folder,
-        repo,
-        private=not public,
-        create_pr=create_pr,
-        tag=tag,
-        dry_run=dry_run,
-        message=message,
-        card=lambda: renewed_card(artifact, repo, published=published),  # its snippets name the repository
-        replace_card=replace_card,
-        require=require,
-        despite=despite,
-    )
+    with _delta_of(artifact, source, config) if delta_only else nullcontext(artifact) as sent:
+        done = push_artifact(
+            sent.path,
+            repo,
+            private=not public,
+            create_pr=create_pr,
+            tag=tag,
+            dry_run=dry_run,
+            message=message,
+            card=lambda: renewed_card(sent, repo, published=published),  # its snippets name the repository
+            replace_card=replace_card,
+            require=require,
+            despite=despite,
+        )
     print_result(_pushed(done), as_json, lambda: _pushed_text(done))
     if done.changes and done.changes.left:
         click.echo(f"left alone, not of this artifact: {', '.join(done.changes.left)}", err=True)
+
+
+@contextmanager
+def _delta_of(artifact: "Artifact", source: str | None, config: str | None) -> Iterator["Artifact"]:
+    """A copy that has what changed in place of the weights, for as long as it is sent."""
+    quiet_libraries()
+    from ..apply import without_weights
+    from ..stages import base_of
+
+    artifact.verify()
+    artifact.need_weights()
+    base = base_of(artifact, source, config)
+    with tempfile.TemporaryDirectory(prefix="unlearn-export-") as folder:
+        yield without_weights(artifact, base, Path(folder) / "delta")
 
 
 def _pushed(done: "Pushed") -> dict[str, Any]:
