@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from .artifact import CARD, DELTA, MANIFEST, Artifact, read_json, sha256, staged, write_json
+from .artifact import CARD, DELTA, MANIFEST, SIGNATURES, Artifact, read_json, sha256, staged, write_json
 from .base import HUB_ID, Base
 from .delta import Delta, write_delta
 from .errors import ArtifactError
@@ -36,7 +36,7 @@ def without_weights(artifact: Artifact, base: Base, out: Path) -> Artifact:
     left_out |= {f"{name}/model.{rest}" for name in edited for rest in ("safetensors.index.json", "onnx", "onnx_data")}
     with staged(out) as folder:
         for name in artifact.files():
-            if name not in left_out:
+            if name not in left_out and name not in SIGNATURES:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact.path / name, folder / name)
         write_delta(folder / DELTA, {name: base.seats[name].weights for name in edited}, edited)
@@ -72,7 +72,7 @@ def apply(
     expected = read_json(artifact.path / MANIFEST).get(REBUILT) or {}
     with staged(out, overwrite=overwrite) as folder:
         for name in artifact.files():
-            if name != DELTA:
+            if name not in (DELTA, *SIGNATURES):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(artifact.path / name, folder / name)
         for name, tensors in edit.tensors.items():

@@ -46,6 +46,9 @@ EVALUATION = "unlearning/evaluation.json"
 PROBE = "unlearning/probe.json"
 GOLDEN = "unlearning/golden.json"
 DELTA = "unlearning/delta.safetensors"
+SIGNATURE = "model.sig"
+CARD_SIGNATURE = "unlearning/card.sig"
+SIGNATURES = (SIGNATURE, CARD_SIGNATURE)
 MANIFEST = "unlearning/manifest.json"
 CARD = "README.md"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -130,8 +133,8 @@ class Artifact:
         return sorted(n for n in names if n != ".gitattributes" and not n.startswith(".cache/"))
 
     def hashed(self) -> list[str]:
-        """The files that the manifest covers: all but the manifest itself and the card."""
-        return [name for name in self.files() if name not in (MANIFEST, CARD)]
+        """The files that the manifest covers: all but the manifest itself, the card and signatures."""
+        return [name for name in self.files() if name not in (MANIFEST, CARD, *SIGNATURES)]
 
     def seal(self) -> None:
         """Write the manifest: the sha256 of every file it covers."""
@@ -239,9 +242,12 @@ def renewed(artifact: Artifact) -> Iterator[Artifact]:
     """A twin of a finished artifact that takes its place when the block ends well: a stage redone, or nothing.
 
     Files are shared with the original until they are replaced, so they must be written by rename, as all are here.
+    Signatures do not come along: they are of what it was before.
     """
     with staged(artifact.path.resolve(), overwrite=True) as folder:
         shutil.copytree(artifact.path, folder, dirs_exist_ok=True, copy_function=_link)
+        for name in SIGNATURES:
+            (folder / name).unlink(missing_ok=True)
         yield Artifact(folder)
 
 

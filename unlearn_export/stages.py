@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from . import golden
-from .artifact import CARD, GOLDEN, ONNX, Artifact, renewed, staged, write_json, write_text
+from .artifact import CARD, CARD_SIGNATURE, GOLDEN, ONNX, Artifact, renewed, staged, write_json, write_text
 from .base import Base, load_base
 from .card import renewed_card
+from .card_text import generated as generated_part
 from .concept import Concept
 from .erase import erase, write_encoder
 from .erasers import Eraser, OnStep
@@ -173,9 +174,14 @@ def measure(
 def card(artifact: Artifact, repo_id: str = "", *, replace: bool = False) -> str:
     """Render the model card of an existing artifact anew, for ``repo_id`` where it is known. → its text
 
-    What somebody wrote around its generated part stays, unless ``replace``.
+    What somebody wrote around its generated part stays, unless ``replace``. A signature of another generated part goes.
     """
     text = renewed_card(artifact, repo_id, replace=replace)
+    signature, there = artifact.path / CARD_SIGNATURE, artifact.path / CARD
+    if signature.exists() and (
+        not there.is_file() or generated_part(there.read_text(encoding="utf-8")) != generated_part(text)
+    ):
+        signature.unlink()
     write_text(artifact.path / CARD, text)
     return text
 

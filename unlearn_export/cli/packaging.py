@@ -1,4 +1,4 @@
-"""Commands on an artifact as a package: export, card, verify, apply, rebuild, push."""
+"""Commands on an artifact as a package: export, card, verify, sign, apply, rebuild, push."""
 
 import tempfile
 from collections.abc import Iterator
@@ -134,13 +134,17 @@ def card(folder: Path, repo: str, replace_card: bool, as_json: bool) -> None:
 @click.option("--base", "source", help="Where its base is: compare every tensor with the base itself too.")
 @config_option("where the recipe says")
 @click.option("--deep", is_flag=True, help="Run the encoders too, and compare their states with those at sealing.")
+@click.option("--public-key", type=click.Path(path_type=Path), metavar="FILE", help="Of who must have signed it, PEM.")
 @json_option
-def verify(folder: Path, source: str | None, config: str | None, deep: bool, as_json: bool) -> None:
+def verify(
+    folder: Path, source: str | None, config: str | None, deep: bool, public_key: Path | None, as_json: bool
+) -> None:
     """Compare every file of an artifact with its manifest, and every tensor with what its recipe tells of the base.
 
     The first that differs is named. Weights that are the base's own are refused: nothing was erased from them. A recipe
     can be forged along with the weights; --base trusts none of it but the names of the tensors that it changes. --deep
-    asks the encoders, on torch and ONNX Runtime, a few prompts whose states were recorded.
+    asks the encoders, on torch and ONNX Runtime, a few prompts whose states were recorded. --public-key wants every file
+    as it was signed by that key, and of the card what was generated.
 
     Example: unlearn-export verify out --base demo
     """
@@ -151,9 +155,13 @@ def verify(folder: Path, source: str | None, config: str | None, deep: bool, as_
     artifact = Artifact.open(folder)
     if deep and artifact.has_onnx:
         need("--deep with an ONNX graph", "cpu", "onnxruntime")
+    if public_key is not None:
+        from ..signature import check_signature
+
+        check_signature(artifact, public_key)
     count = artifact.verify()
-    said = f"{folder}: {count} files are as they were sealed"
-    result: dict[str, Any] = {"path": str(folder), "files": count, "base": source}
+    said = f"{folder}: {count} files are as they were sealed" + (f" and signed by {public_key}" if public_key else "")
+    result: dict[str, Any] = {"path": str(folder), "files": count, "base": source, "signed": public_key is not None}
     if source:
         from ..stages import base_of
 
@@ -169,6 +177,29 @@ def verify(folder: Path, source: str | None, config: str | None, deep: bool, as_
         result["golden"] = [asdict(one) for one in found]
         said += "".join(f"\n{one.seat} on {one.backend}: states as recorded, {one.apart:.1e} apart" for one in found)
     print_result(result, as_json, lambda: said)
+
+
+@main.command()
+@folder_argument
+@click.option(
+    "--key", required=True, type=click.Path(path_type=Path), metavar="FILE", help="Private elliptic-curve key, PEM."
+)
+@json_option
+def sign(folder: Path, key: Path, as_json: bool) -> None:
+    """Sign an artifact: every file in model.sig, what was generated of its card in unlearning/card.sig.
+
+    What people write above and below in the card is not covered. Signatures are OpenSSF model-signing's, and prove who
+    stands behind the files and that they are unaltered; not that anything was forgotten.
+
+    Example: unlearn-export sign out --key key.pem
+    """
+    from ..artifact import SIGNATURES, Artifact
+    from ..signature import sign as write_signatures
+
+    artifact = Artifact.open(folder)
+    write_signatures(artifact, key)
+    names = [str(artifact.path / name) for name in SIGNATURES]
+    print_result({"path": str(folder), "signatures": names}, as_json, lambda: "\n".join(names))
 
 
 @main.command()
@@ -263,6 +294,9 @@ def rebuild(
     type=click.Choice(list(REASONS)),
     help="With --public: what speaks against it and is known to you; the card tells it. Repeatable.",
 )
+@click.option(
+    "--sign-key", type=click.Path(path_type=Path), metavar="FILE", help="Sign what is sent with this key; see `sign`."
+)
 @click.option("--delta-only", is_flag=True, help="Send what changed in place of the weights; see `apply`.")
 @base_option
 @click.option(
@@ -281,6 +315,7 @@ def push(
     require: str,
     despite: tuple[str, ...],
     license: str,
+    sign_key: Path | None,
     delta_only: bool,
     source: str | None,
     config: str | None,
@@ -319,6 +354,7 @@ def push(
             replace_card=replace_card,
             require=require,
             despite=despite,
+            sign_key=sign_key,
         )
     print_result(_pushed(done), as_json, lambda: _pushed_text(done))
     if done.changes and done.changes.left:

@@ -1,6 +1,7 @@
 """Publish an artifact folder to the Hugging Face Hub: one commit of what differs, on the very head that was looked at."""
 
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import GitRefInfo
 from huggingface_hub.utils import validate_repo_id
 
-from ..artifact import CARD, Artifact
-from ..card_text import reconciled
+from ..artifact import CARD, CARD_SIGNATURE, SIGNATURE, SIGNATURES, Artifact
+from ..card_text import generated, reconciled
 from ..errors import AuthenticationError, ConflictError, HubError, UsageError
 from ..net.endpoint import check_endpoint
 from ..net.requests import HUB_ERRORS, WAITS, ask, explained, is_lost, one_line, pause, sent_once, status_of
 from ..release import ASKED, check_gates, check_named, check_release, hub_base, objections
+from ..signature import SignatureError, check_card, check_files, public_key, signed_card, signed_files
 from .remote import Changes, Content, Contents, Remote, Tree, differing, head_of, is_open
 
 MESSAGE = "Publish the edited text encoder"
@@ -61,6 +63,7 @@ def push(
     replace_card: bool = False,
     require: str = "",
     despite: Sequence[str] = (),
+    sign_key: Path | None = None,
 ) -> Pushed:
     """Publish a finished artifact folder as exactly one commit, and tag that commit where ``tag`` is given.
 
@@ -73,7 +76,8 @@ def push(
     local checks and sends no request at all. Afterwards the commit is read back and compared, by hash and size.
     require: gates, as ``Gate.parse`` reads them. despite: reasons of ``release.REASONS`` against giving it to everybody
     that are known to whoever publishes it. The Hub is asked whether a base that came from there is open to everybody;
-    after a dry run that is not known.
+    after a dry run that is not known. sign_key: a private key (see ``signature``); what is sent is signed with it, the
+    folder stays as it is, and signatures by it that are there and hold are kept.
 
     The token is HF_TOKEN's or the saved login's. Raises ArtifactError where the folder does not match its manifest,
     UsageError where the token would travel unencrypted or a reason does not hold, GateError where a gate is not met or a
@@ -93,6 +97,10 @@ def push(
     contents: Contents = {name: Content(artifact.path / name) for name in artifact.files()}
     if card is not None:
         contents[CARD] = Content((card if isinstance(card, str) else card()).encode())
+    if sign_key is not None:
+        contents |= _signatures(artifact, contents[CARD].text, sign_key)
+    elif CARD_SIGNATURE in contents:
+        _check_signed_card(artifact, contents[CARD].text, repo_id)
     planned = Pushed(f"{constants.ENDPOINT}/{repo_id}", "", repo_id, _sizes(contents), tag)
     asked = None if private else hub_base(artifact.recipe.base)
     check_named([*reasons, ASKED] if asked else reasons, despite)
@@ -111,6 +119,8 @@ def push(
     tree = remote.tree(head)
     if CARD in tree and CARD in contents and head and not replace_card:
         contents[CARD] = _with_their_card(remote, tree, contents[CARD], head)
+    if sign_key is not None and head:
+        contents |= _held(artifact, contents[CARD].text, sign_key, remote, tree, head)
     changes = Changes.between(contents, remote, tree, head)
     _check_tag(repo_id, tag, refs.tags, None if changes.needed else head)
 
@@ -195,6 +205,36 @@ class _Commit:
         return differing(self.remote.tree(revision), self.contents, self.changes.deleted) is None
 
 
+def _signatures(artifact: Artifact, card: str, key: Path) -> Contents:
+    return {SIGNATURE: Content(signed_files(artifact, key)), CARD_SIGNATURE: Content(signed_card(card, key))}
+
+
+def _held(artifact: Artifact, card: str, key: Path, remote: Remote, tree: Tree, head: str) -> Contents:
+    """The signatures there that are by this key and hold of what is sent: each signing gives other bytes."""
+    found: Contents = {}
+    with tempfile.TemporaryDirectory() as folder:
+        public, file = Path(folder) / "key.pub", Path(folder) / "there.sig"
+        public.write_bytes(public_key(key))
+        for name in (name for name in SIGNATURES if name in tree):
+            file.write_bytes(remote.read(name, head))
+            try:
+                check_card(card, file, public) if name == CARD_SIGNATURE else check_files(artifact, file, public)
+            except SignatureError:
+                continue
+            found[name] = Content(file.read_bytes())
+    return found
+
+
+def _check_signed_card(artifact: Artifact, card: str, repo_id: str) -> None:
+    """Raise UsageError where another generated part would be sent than was signed."""
+    here = artifact.path / CARD
+    if not here.is_file() or generated(here.read_text(encoding="utf-8")) != generated(card):
+        raise UsageError(
+            f"the card was signed otherwise than it would be sent: `unlearn-export card {artifact.path} --repo {repo_id}` "
+            "and sign again, or push with --sign-key"
+        )
+
+
 def _token(repo_id: str) -> str:
     check_endpoint()
     token = ask(repo_id, get_token)
@@ -229,8 +269,7 @@ def _with_their_card(remote: Remote, tree: Tree, ours: Content, head: str) -> Co
     """The card with what somebody wrote around its generated part on the Hub."""
     if ours.is_at(tree[CARD]):
         return ours
-    text = ours.data.decode() if isinstance(ours.data, bytes) else ours.data.read_text(encoding="utf-8")
-    both = reconciled(text, remote.read(CARD, head).decode("utf-8", "replace"))
+    both = reconciled(ours.text, remote.read(CARD, head).decode("utf-8", "replace"))
     if both is None:
         raise ConflictError(
             f"the card of {remote.repo_id} has text of its own, and so has the one here: copy theirs into README.md, or "
