@@ -20,6 +20,7 @@ KEYS = frozenset(
         "base_model",
         "base_model_relation",
         "tags",
+        "model-index",
     ]
 )
 TAGS = frozenset(
