@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from unlearn_export import golden
-from unlearn_export.artifact import GOLDEN, Artifact, read_json, write_json
+from unlearn_export.artifact import CERTIFICATE, GOLDEN, Artifact, read_json, sha256, write_json
 from unlearn_export.base import load_base
 from unlearn_export.cli import main
 from unlearn_export.concept import Concept
@@ -123,3 +123,22 @@ def test_an_edit_done_again_is_the_same_or_about_or_not(folder: Path, base: Path
     code, said = run("rebuild", folder, *where)
     assert code == 3 and "is not what its recipe makes" in said and "differ, by 1.0e+00 of the edit" in said, said
     assert run("rebuild", folder)[0] == 1, "its base was a folder: nobody knows where it is"
+
+
+def test_the_statement_tells_what_was_made_of_what(made: Path, base: Path, folder: Path) -> None:
+    statement = pytest.importorskip("in_toto_attestation.v1.statement")
+    told = read_json(made / CERTIFICATE)
+    subject = {one["name"]: one["digest"]["sha256"] for one in told["subject"]}
+    assert subject == {name: sha256(made / name) for name in (WEIGHTS, "text_encoder/model.onnx")}
+    build = told["predicate"]["buildDefinition"]
+    sources = {one["name"]: one["digest"]["sha256"] for one in build["resolvedDependencies"]}
+    assert sources["base/text_encoder"] == sha256(base / "model.safetensors") != subject[WEIGHTS]
+    assert build["externalParameters"]["concepts"][0]["name"] == "pizza"
+    others = {one["name"]: one["digest"]["sha256"] for one in told["predicate"]["runDetails"]["byproducts"]}
+    assert others[GOLDEN] == sha256(made / GOLDEN) and CERTIFICATE not in others
+    assert "not that anything was forgotten" in told["predicate"]["unlearn-export_proves"]
+    parts = [statement.ResourceDescriptor(name=n, digest={"sha256": d}).pb for n, d in subject.items()]
+    statement.Statement(parts, told["predicateType"], told["predicate"]).validate()
+    assert run("verify", made)[0] == 0
+    (folder / CERTIFICATE).write_text("{}")
+    assert "certificate.json" in run("verify", folder)[1]

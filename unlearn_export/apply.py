@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .artifact import CARD, DELTA, MANIFEST, SIGNATURES, Artifact, read_json, sha256, staged, write_json
 from .base import HUB_ID, Base
+from .certificate import certify
 from .delta import Delta, write_delta
 from .errors import ArtifactError
 from .net.download import fetched
@@ -28,9 +29,13 @@ class Applied:
 def without_weights(artifact: Artifact, base: Base, out: Path) -> Artifact:
     """Write an artifact anew with ``unlearning/delta.safetensors`` in place of weights and graphs.
 
-    Raises ArtifactError for an artifact of another base, and what ``staged`` does.
+    Raises ArtifactError for an artifact of another base or with an older recipe, and what ``staged`` does.
     """
     artifact.need_weights()
+    if any(not seat.tensor_sha256 for seat in artifact.recipe.seats.values()) or not artifact.recipe.seats:
+        raise ArtifactError(
+            f"{artifact.path} records no hashes of its base's tensors: erase anew to make a delta of it"
+        )
     edited = {name: Weights.open(artifact.path / name) for name in artifact.seats}
     left_out = {f"{name}/{file}" for name, weights in edited.items() for file in weights.names}
     left_out |= {f"{name}/model.{rest}" for name in edited for rest in ("safetensors.index.json", "onnx", "onnx_data")}
@@ -41,7 +46,7 @@ def without_weights(artifact: Artifact, base: Base, out: Path) -> Artifact:
                 shutil.copyfile(artifact.path / name, folder / name)
         write_delta(folder / DELTA, {name: base.seats[name].weights for name in edited}, edited)
         twin = Artifact(folder)
-        twin.seal()
+        certify(twin)
         files = {f"{name}/{file}": digest for name, held in edited.items() for file, digest in held.digests.items()}
         write_json(folder / MANIFEST, read_json(folder / MANIFEST) | {REBUILT: files})
         card(twin)
@@ -78,7 +83,7 @@ def apply(
         for name, tensors in edit.tensors.items():
             made.seats[name].weights.write(folder / name, tensors)
         twin = Artifact(folder)
-        twin.seal()
+        certify(twin)
         twin.verify()
         card(twin)
         same = bool(expected) and all(

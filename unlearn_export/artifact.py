@@ -19,7 +19,7 @@ from .errors import ArtifactError, BaseError
 from .measured import Report
 from .provenance import check_against, check_delta, check_recorded
 from .recipe import FIRST, FORMAT, Recipe, SeatRecord, check_format, seat_records
-from .weights import Weights
+from .weights import HEAVY, Weights
 
 __all__ = [
     "CARD",
@@ -46,6 +46,7 @@ EVALUATION = "unlearning/evaluation.json"
 PROBE = "unlearning/probe.json"
 GOLDEN = "unlearning/golden.json"
 DELTA = "unlearning/delta.safetensors"
+CERTIFICATE = "unlearning/certificate.json"
 SIGNATURE = "model.sig"
 CARD_SIGNATURE = "unlearning/card.sig"
 SIGNATURES = (SIGNATURE, CARD_SIGNATURE)
@@ -164,6 +165,12 @@ class Artifact:
                 raise ArtifactError(f"{name} was added to {self.path} after it was sealed")
             if (known.get(name) or sha256(self.path / name)) != expected[name]:
                 raise ArtifactError(f"{name} in {self.path} was altered: its sha256 is not the manifest's")
+        graphs = {n for n in present if n.partition("/")[0] in self.seats and n.endswith((".onnx", ".onnx_data"))}
+        for name in sorted({*present} - {*known, *graphs, DELTA}):
+            if name.endswith(HEAVY):
+                raise ArtifactError(
+                    f"{name} in {self.path} is none of its weights: no recipe tells whether it was edited"
+                )
         recipe = read_json(self.path / RECIPE)
         check_delta(recipe, Delta.open(self.path / DELTA)) if self.is_delta else check_recorded(recipe, weights)
         return len(present)

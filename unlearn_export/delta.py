@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # a front end reads what a delta tells of itself without torc
 
 FORMAT = 1
 KEY = "delta"  # of the metadata: one alone, since safetensors writes several in any order
-LONGEST = 256  # factors that are tried for
+LONGEST = 64  # factors that are tried for
 LOST = 0.3  # of a difference, above which factors leave too much to be set right; rounding to half leaves a tenth
 PARTS = {  # how a tensor is kept → what of it is in the file
     "whole": ("whole",),
@@ -132,7 +132,7 @@ def _factors(before: "Tensor", after: "Tensor") -> Iterator[dict[str, "Tensor"]]
     most = min(LONGEST, min(gap.shape) // 4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        left, values, right = torch.svd_lowrank(gap, q=most, niter=2)
+        left, values, right = torch.svd_lowrank(gap, q=most, niter=1)
     total, rank = float(gap.norm()) ** 2, 1
     while rank <= most:
         if total - float((values[:rank] ** 2).sum()) < (LOST**2) * total:

@@ -25,7 +25,7 @@ from .recipe import BaseRecord, Changed, MethodRecord, Recipe, SeatRecord
 from .records import frozen
 from .seat import Seat
 from .streaming import streamed
-from .weights import tensor_digest
+from .weights import HEAVY, tensor_digest
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")
 
@@ -149,9 +149,13 @@ def _about(seat: Seat, edit: Edit) -> SeatRecord:
     )
 
 
-def _copy_contents(source: Path, target: Path) -> None:
-    """Copy a folder's files; modes are the umask's, not those of a base that may be private."""
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer's folder; modes are the umask's, not those of a base that may be private. Weights stay behind: the
+    folder may be the encoder's own, and the base's weights have no place in what forgot.
+    """
     for file in sorted(f for f in source.rglob("*") if f.is_file()):
+        if file.suffix in HEAVY or file.name.endswith(".index.json"):
+            continue
         copy = target / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
@@ -172,7 +176,7 @@ def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
             if file.suffix == ".json" and "index" not in file.name:
                 shutil.copyfile(file, target / file.name)
         seat.weights.write(target, tensors)
-        _copy_contents(seat.tokenizer_folder, folder / seat.tokenizer_name)
+        _copy_tokenizer(seat.tokenizer_folder, folder / seat.tokenizer_name)
         seat.family.complete_tokenizer(folder / seat.tokenizer_name)
     write_json(folder / RECIPE, erased.recipe.to_json())
     write_text(folder / "LICENSE", base.license_text)

@@ -19,6 +19,7 @@ from .artifact import CARD, CARD_SIGNATURE, GOLDEN, ONNX, Artifact, renewed, sta
 from .base import Base, load_base
 from .card import renewed_card
 from .card_text import generated as generated_part
+from .certificate import certify
 from .concept import Concept
 from .erase import erase, write_encoder
 from .erasers import Eraser, OnStep
@@ -349,10 +350,10 @@ def _label(name: str) -> str:
 
 
 def finish(artifact: Artifact) -> None:
-    """Write the report, the seal over all that is there now, and the card, which lists it."""
+    """Write the report, the statement and the seal over all that is there now, and the card, which lists it."""
     if artifact.evaluation:
         write_report(artifact)
-    artifact.seal()
+    certify(artifact)
     card(artifact)
 
 
