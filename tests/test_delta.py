@@ -167,6 +167,8 @@ def test_what_changed_is_pushed_alone_and_applied_from_the_hub(
     client.push(made)
     assert WEIGHTS in tree(hub)  # the control
     with client.here():
+        refused(1, "is whole already", "apply", REPO, "--base", base, "-o", tmp_path / "whole")
+        assert not list((tmp_path / "cache").rglob("model.safetensors")), "11 GB for an error"
         assert run("push", made, REPO, "--delta-only", "--base", base)[0] == 0
     assert WEIGHTS not in tree(hub) and tree(hub)[DELTA]["sha256"] == sha256(small / DELTA)
     card = (hub.blobs / tree(hub)["README.md"]["sha256"]).read_text()

@@ -69,9 +69,9 @@ def apply(
     the result; ``export`` makes one.
     """
     artifact = Artifact.open(_folder(str(source), revision))
-    artifact.verify()
     if not artifact.is_delta:
         raise ArtifactError(f"{source} is whole already: it has its weights, and nothing is to be applied")
+    artifact.verify()
     made = base_of(artifact, base, config, same_files=False)
     edit = Delta.open(artifact.path / DELTA).edit({name: seat.weights for name, seat in made.seats.items()})
     expected = read_json(artifact.path / MANIFEST).get(REBUILT) or {}
@@ -95,7 +95,8 @@ def apply(
 def _folder(source: str, revision: str | None) -> Path:
     if Path(source).exists() or not HUB_ID.fullmatch(source):
         return Path(source)
-    folder = fetched(source, revision, ["*"], ignore=["*.onnx", "*.onnx_data"], fails_as=ArtifactError)
+    weights = ["text_encoder*/*.safetensors", "*.onnx", "*.onnx_data"]  # of a whole one, which is refused
+    folder = fetched(source, revision, ["*"], ignore=weights, fails_as=ArtifactError)
     if not (folder / CARD).is_file() and not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{source} is no artifact: it has no {MANIFEST}")
     return folder
