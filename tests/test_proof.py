@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import onnx
@@ -142,3 +143,23 @@ def test_the_statement_tells_what_was_made_of_what(made: Path, base: Path, folde
     assert run("verify", made)[0] == 0
     (folder / CERTIFICATE).write_text("{}")
     assert "certificate.json" in run("verify", folder)[1]
+
+
+def test_the_bill_of_materials_is_what_cyclonedx_asks_for(made: Path, tmp_path: Path) -> None:
+    cyclonedx, schemas = pytest.importorskip("cyclonedx.schema"), pytest.importorskip("jsonschema_rs")
+    out = tmp_path / "bom.cdx.json"
+    code, said = run("export", made, "--layout", "cyclonedx", "-o", out)
+    assert code == 0, said
+    folder = files(cyclonedx) / "_res"
+    held = {f.name: json.loads(f.read_text()) for f in folder.iterdir() if f.name.endswith(".SNAPSHOT.schema.json")}
+    named = {f"http://cyclonedx.org/schema/{name}": schema for name, schema in held.items()}
+    valid = schemas.Draft7Validator(held["bom-1.6.SNAPSHOT.schema.json"], retriever=named.__getitem__)
+    told = read_json(out)
+    assert [error.message for error in valid.iter_errors(told)] == []
+    assert list(valid.iter_errors(told | {"specVersion": 7})), "the control"
+    model = told["metadata"]["component"]
+    listed = {part["name"]: part["hashes"][0]["content"] for part in model["components"]}
+    assert listed[WEIGHTS] == sha256(made / WEIGHTS)
+    assert "not that anything was forgotten" in model["modelCard"]["considerations"]["technicalLimitations"][0]
+    code, said = run("export", made, "--layout", "cyclonedx", "-o", out)
+    assert code == 2 and "exists already" in said

@@ -38,8 +38,9 @@ replace_card_option = click.option("--replace-card", is_flag=True, help="Replace
 @click.option("--limit-gb", default=12.0, type=click.FloatRange(min=0), help="Largest graph to write, in float32 GB.")
 @click.option(
     "--layout",
-    type=click.Choice(["triton", "delta"]),
-    help="triton: copy the graph that is there into a model repository. delta: copy all, but of the weights what changed.",
+    type=click.Choice(["triton", "delta", "cyclonedx"]),
+    help="triton: copy the graph that is there into a model repository. delta: copy all, but of the weights what changed. "
+    "cyclonedx: write a bill of materials.",
 )
 @click.option(
     "--single-file",
@@ -62,8 +63,9 @@ def export(
     """Export an artifact's encoder to ONNX again, gated by parity with torch.
 
     With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged. With --layout delta
-    the artifact is copied with only what changed in place of its weights: see `apply`. With --single-file no graph is
-    written: the file is copied, and the tensors that the edit changed are replaced in the copy.
+    the artifact is copied with only what changed in place of its weights: see `apply`. With --layout cyclonedx a CycloneDX
+    1.6 bill of materials is written. With --single-file no graph is written: the file is copied, and the tensors that the
+    edit changed are replaced in the copy.
 
     Example: unlearn-export export out
     """
@@ -94,6 +96,17 @@ def export(
         small = without_weights(artifact, base_of(artifact, source, config), out)
         size = sum((small.path / name).stat().st_size for name in small.files())
         print_result({"path": str(out), "bytes": size}, as_json, lambda: f"{out}: {size:,} bytes")
+        return
+    if out is not None and layout == "cyclonedx":
+        from ..artifact import write_json
+        from ..bom import bill
+
+        artifact.verify()
+        if out.exists():
+            raise UsageError(f"{out} exists already: choose another name")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, bill(artifact))
+        print_result({"path": str(out)}, as_json, lambda: str(out))
         return
     if out is not None:
         from ..onnx.triton import write_repository
