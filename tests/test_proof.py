@@ -12,13 +12,17 @@ import tiny_pipelines
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from test_card import recipe
+from test_recipe import third
 
 from unlearn_export import golden
 from unlearn_export.artifact import CERTIFICATE, GOLDEN, Artifact, read_json, sha256, write_json
 from unlearn_export.base import load_base
+from unlearn_export.certificate import statement
 from unlearn_export.cli import main
 from unlearn_export.concept import Concept
 from unlearn_export.erasers import Anchor
+from unlearn_export.recipe import Recipe
 from unlearn_export.stages import build
 
 WEIGHTS = "text_encoder/model.safetensors"
@@ -127,7 +131,7 @@ def test_an_edit_done_again_is_the_same_or_about_or_not(folder: Path, base: Path
 
 
 def test_the_statement_tells_what_was_made_of_what(made: Path, base: Path, folder: Path) -> None:
-    statement = pytest.importorskip("in_toto_attestation.v1.statement")
+    attestation = pytest.importorskip("in_toto_attestation.v1.statement")
     told = read_json(made / CERTIFICATE)
     subject = {one["name"]: one["digest"]["sha256"] for one in told["subject"]}
     assert subject == {name: sha256(made / name) for name in (WEIGHTS, "text_encoder/model.onnx")}
@@ -138,11 +142,23 @@ def test_the_statement_tells_what_was_made_of_what(made: Path, base: Path, folde
     others = {one["name"]: one["digest"]["sha256"] for one in told["predicate"]["runDetails"]["byproducts"]}
     assert others[GOLDEN] == sha256(made / GOLDEN) and CERTIFICATE not in others
     assert "not that anything was forgotten" in told["predicate"]["unlearn-export_proves"]
-    parts = [statement.ResourceDescriptor(name=n, digest={"sha256": d}).pb for n, d in subject.items()]
-    statement.Statement(parts, told["predicateType"], told["predicate"]).validate()
+    parts = [attestation.ResourceDescriptor(name=n, digest={"sha256": d}).pb for n, d in subject.items()]
+    attestation.Statement(parts, told["predicateType"], told["predicate"]).validate()
     assert run("verify", made)[0] == 0
     (folder / CERTIFICATE).write_text("{}")
     assert "certificate.json" in run("verify", folder)[1]
+
+
+def test_the_statement_names_the_pictures_that_were_looked_at() -> None:
+    drawn = [[{"prompt": "a photo of a pizza", "sha256": "e" * 64}]]
+    for made, name, digest in (
+        (third(), "images/1.png", "c" * 64),
+        (third() | {"images": drawn}, "latents/a photo of a pizza", "e" * 64),
+    ):
+        told = statement(Recipe.from_json(made), {WEIGHTS: "f" * 64})
+        sources = told["predicate"]["buildDefinition"]["resolvedDependencies"]
+        assert {"name": name, "digest": {"sha256": digest}} in sources
+    assert statement(Recipe.from_json(recipe()), {WEIGHTS: "f" * 64})["subject"], "the first format too"
 
 
 def test_the_bill_of_materials_is_what_cyclonedx_asks_for(made: Path, tmp_path: Path) -> None:

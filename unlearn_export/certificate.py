@@ -67,8 +67,11 @@ def _dependencies(recipe: Recipe) -> list[dict[str, Any]]:
         found.append(_resource(f"base/{seat['tokenizer']}", words) | uri)
     if base.file:
         found.append(_resource(f"base/{base.source.removeprefix('./')}", base.file.sha256))
-    shots = [picture for shot in recipe.images for picture in shot if "sha256" in picture]
-    return found + [_resource(f"images/{picture['file']}", picture["sha256"]) for picture in shots]
+    for picture in (picture for shot in recipe.images for picture in shot):
+        # of a picture that the base drew itself, the hash is of its latents
+        name = f"images/{picture['file']}" if "file" in picture else f"latents/{picture.get('prompt', '')}"
+        found.append(_resource(name, picture["sha256"]))
+    return found
 
 
 def _resource(name: str, digest: str) -> dict[str, Any]:
