@@ -75,6 +75,7 @@ def replaced(old: str, new: str) -> Callable[[Path], object]:
     [
         (lambda f: (f / "NOTICE").write_text("mine"), "NOTICE was edited after"),
         (lambda f: (f / "unlearning/more.txt").write_text("x"), "unlearning/more.txt was added after"),
+        (lambda f: (f / "README.md.old").write_text("x"), "README.md.old was added after"),
         (lambda f: (f / "LICENSE").unlink(), "LICENSE was removed after"),
         (lambda f: (f / "unlearning/manifest.json").write_text("{}"), "unlearning/manifest.json was edited after"),
         (lambda f: (f / "tokenizer/.hidden").write_text("x"), "tokenizer/.hidden was added after"),

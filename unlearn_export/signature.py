@@ -18,7 +18,8 @@ from .extras import need
 from .net.download import fetched
 
 CARD_STATEMENT = "generated-card.json"  # what is signed of a card, in a folder of its own
-UNSIGNED = (CARD, *SIGNATURES, ".cache")  # and what belongs to git
+UNSIGNED = (CARD, *SIGNATURES, ".cache")  # and what belongs to git:
+GITS = (".git", ".gitattributes", ".github", ".gitignore")
 
 
 class SignatureError(ArtifactError):
@@ -146,9 +147,8 @@ def _check(folder: Path, signature: Path, key: Path, what: str) -> None:
 
 def _difference(folder: Path, signed: Mapping[str, str]) -> str:
     """How a folder differs from what was signed, by the first file in the order of the alphabet."""
-    there = {
-        name: sha256(folder / name) for name in Artifact(folder).files() if not name.startswith((".git", *UNSIGNED))
-    }
+    covered = (name for name in Artifact(folder).files() if name not in UNSIGNED and name.partition("/")[0] not in GITS)
+    there = {name: sha256(folder / name) for name in covered}
     differ = sorted(name for name in {*there, *signed} if there.get(name) != signed.get(name))
     name, more = differ[0], f" (and {len(differ) - 1} more)" if len(differ) > 1 else ""
     return f"{name}{more} was {'removed' if name not in there else 'edited' if name in signed else 'added'}"
