@@ -8,26 +8,24 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
-from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from . import phrasing
 from .artifact import CARD, DELTA, Artifact, read_json, sha256
+from .card_front import RATES, metadata, on_hub, public
 from .card_text import marked, merged
 from .concept import Concept
 from .errors import ArtifactError
 from .gates import not_erased
-from .licences import KNOWN, check_licence
+from .licences import check_licence
 from .measured import Moment, Report
 from .plugins import is_embedded
 from .profile import Profile, profile_of
 from .rates import Rate
-from .recipe import FIRST_CLASS, BaseRecord, Recipe, told
+from .recipe import FIRST_CLASS, Recipe, told
 from .release import REASONS
 
 TEMPLATE = "erased_encoder.md.jinja"  # in the folder of templates, model_cards
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-RATES = {"erased": "Erased, still seen", "others": "Others", "holdout": "Held out", "styles": "Styles of the others"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def _facts(artifact: Artifact, repo_id: str, published: Published) -> dict[str, 
         check_licence(published.license, recipe.base.license)
     license = published.license or recipe.base.license
     return {
-        "front": _metadata(artifact, license, repo_id).to_yaml().rstrip("\n") + "\n",
+        "front": metadata(artifact, license, repo_id).to_yaml().rstrip("\n") + "\n",
         "despite": [REASONS[reason] for reason in published.despite],
         "license": license,
         "terms": [name for name in files if "/" not in name and name not in ("LICENSE", "NOTICE")],
@@ -110,9 +108,9 @@ def _facts(artifact: Artifact, repo_id: str, published: Published) -> dict[str, 
         "names": [c.name for c in recipe.concepts],
         "profile": profile,
         "is_embedded": is_embedded(source),
-        "on_hub": _on_hub(recipe.base),
+        "on_hub": on_hub(recipe.base),
         "open_base": "from_single_file" if recipe.base.file else "from_pretrained",
-        "base": profile.title or _public(source),
+        "base": profile.title or public(source),
         "usage": _usage(artifact, first),
         "modified": [name for name in files if name.endswith(".safetensors")],
         "has_onnx": artifact.has_onnx,
@@ -120,7 +118,7 @@ def _facts(artifact: Artifact, repo_id: str, published: Published) -> dict[str, 
         "report": report,
         "not_erased": not_erased(report),
         "probe": artifact.probe,
-        "pipelines": {_public(name): seen for name, seen in pipelines.items()},
+        "pipelines": {public(name): seen for name, seen in pipelines.items()},
         "rates": {k: v for k, v in RATES.items() if any(_counted(p.before, k) for p in pipelines.values())},
         "by_concept": sorted({c for p in pipelines.values() for c in p.before.by_concept}),
         "options": {k: _option(v) for k, v in recipe.method.options.items()},
@@ -164,90 +162,15 @@ def _usage(artifact: Artifact, concept: Concept) -> dict[str, Any]:
     }
 
 
-def _metadata(artifact: Artifact, declared: str, repo_id: str) -> ModelCardData:
-    """The front matter, as the Hub validates it. declared: the licence."""
-    recipe = artifact.recipe
-    licence: dict[str, Any] = {"license": declared}
-    if declared not in KNOWN:
-        slug = re.sub(r"[^a-z0-9.]+", "-", declared.lower()).strip("-")
-        name = "license-of-the-base" if slug in ("", "other", "unknown") else slug
-        licence = {"license": "other", "license_name": name, "license_link": "LICENSE"}
-    on_hub, delta = _on_hub(recipe.base), artifact.is_delta
-    tags = ["unlearning", "concept-erasure", "text-encoder", "text-to-image", "text-to-video", "safetensors"]
-    results = _results(artifact)
-    return ModelCardData(
-        **licence,
-        # Not diffusers: for that the Hub offers DiffusionPipeline.from_pretrained(repo), and there is no pipeline here.
-        library_name="unlearn-export" if delta else "transformers",
-        pipeline_tag="feature-extraction",
-        base_model=recipe.base.source if on_hub else None,
-        base_model_relation=("adapter" if delta else "finetune") if on_hub else None,
-        tags=tags + ["onnx"] * artifact.has_onnx,
-        model_name=_named(artifact, repo_id) if results else None,
-        eval_results=results or None,
-    )
-
-
-def _results(artifact: Artifact) -> list[EvalResult]:
-    """What was measured, for the Hub's tables: the rates of each pipeline after the edit, and of each attack."""
-    report, probe = artifact.evaluation, artifact.probe
-    found = []
-    for name, seen in (report.pipelines if report else {}).items():
-        for key, label in RATES.items():
-            before, after = getattr(seen.before, key), getattr(seen.after, key)
-            if report and after and after.told is not None:
-                asked = f"unlearn-export's prompts, seed {report.seed}"
-                what = "accuracy" if key != "erased" else "erased-concept-seen"
-                task = "text-to-video" if seen.video else "text-to-image"
-                found.append(_result(task, asked, _public(name), what, label, before, after))
-    for attack in probe["attacks"] if probe else ():
-        before, after = Rate.from_json(attack["before"]), Rate.from_json(attack["after"])
-        if after.told is not None:
-            asked = f"unlearn-export's attacks, seed {probe.get('seed', 0)}" if probe else ""
-            label = "Concept brought back"
-            found.append(_result("text-to-image", asked, attack["name"], "attack-success", label, before, after))
-    return found
-
-
-def _result(task: str, asked: str, config: str, what: str, label: str, before: Rate | None, after: Rate) -> EvalResult:
-    """config: what tells this set of prompts from the others, or the Hub's client takes them for one."""
-    counts = {"n": after.n, **({"before": before.told} if before else {})}
-    return EvalResult(
-        task_type=task,
-        dataset_type="unlearn-export",
-        dataset_name=asked,
-        dataset_config=config,
-        metric_type=what,
-        metric_name=label,
-        metric_value=after.told,
-        metric_args=counts,
-    )
-
-
-def _named(artifact: Artifact, repo_id: str) -> str:
-    names = "-".join(re.sub(r"[^a-z0-9]+", "-", c.name.lower()).strip("-") for c in artifact.recipe.concepts[:3])
-    return repo_id.rpartition("/")[2] or f"text-encoder-without-{names}"
-
-
-def _on_hub(base: BaseRecord) -> bool:
-    """A download records its commit; a folder such as models/sd15, which looks like a Hub id, has none."""
-    return bool(base.revision) and HUB_ID.fullmatch(base.source) is not None
-
-
-def _public(source: str) -> str:
-    """A pipeline's name; of a folder only the last part, since where it lay is nobody's business."""
-    return re.split(r"[/\\]", source.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|\w:", source) else source
-
-
 def _commands(recipe: Recipe, report: Report | None, has_onnx: bool) -> str:
     """The command lines that make this artifact again.
 
     Every hyper-parameter is spelled out, so that the line outlives a change of defaults.
     """
     concepts, base, method = recipe.concepts, recipe.base, recipe.method
-    where = ["--base", _public(base.source)]
+    where = ["--base", public(base.source)]
     if base.file:
-        where += ["--base-config", _public(base.file.config)]
+        where += ["--base-config", public(base.file.config)]
     revision = base.file.config_revision if base.file else base.revision
     where += [*(["--revision", revision] if revision else []), "-o", "out"]
     if len(concepts) > 1:
@@ -280,7 +203,7 @@ def _option(value: Any) -> Any:
 def _evaluate(report: Report, profile: Profile) -> str:
     words = ["unlearn-export", "evaluate", "out", "--seed", str(report.seed)]
     for seen in report.pipelines.values():
-        words += ["--t2v", _public(seen.source)] if seen.source else []
+        words += ["--t2v", public(seen.source)] if seen.source else []
     size = ["--references", "references"] if report.references else []
     for name, default in (("scorer", profile.scorer), ("features", None)):
         judge = (report.judges or {}).get(name)

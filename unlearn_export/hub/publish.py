@@ -1,7 +1,6 @@
 """Publish an artifact folder to the Hugging Face Hub: one commit of what differs, on the very head that was looked at."""
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +11,14 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import GitRefInfo
 from huggingface_hub.utils import validate_repo_id
 
-from ..artifact import CARD, CARD_SIGNATURE, SIGNATURE, SIGNATURES, Artifact
-from ..card_text import generated, reconciled
+from ..artifact import CARD, CARD_SIGNATURE, Artifact
+from ..card_text import reconciled
 from ..errors import AuthenticationError, ConflictError, HubError, UsageError
 from ..net.endpoint import check_endpoint
 from ..net.requests import HUB_ERRORS, WAITS, ask, explained, is_lost, one_line, pause, sent_once, status_of
 from ..release import ASKED, check_gates, check_named, check_release, hub_base, objections
-from ..signature import SignatureError, check_card, check_files, public_key, signed_card, signed_files
 from .remote import Changes, Content, Contents, Remote, Tree, differing, head_of, is_open
+from .signed import check_signed_card, held, signatures
 
 MESSAGE = "Publish the edited text encoder"
 TAG = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
@@ -98,9 +97,9 @@ def push(
     if card is not None:
         contents[CARD] = Content((card if isinstance(card, str) else card()).encode())
     if sign_key is not None:
-        contents |= _signatures(artifact, contents[CARD].text, sign_key)
+        contents |= signatures(artifact, contents[CARD].text, sign_key)
     elif CARD_SIGNATURE in contents:
-        _check_signed_card(artifact, contents[CARD].text, repo_id)
+        check_signed_card(artifact, contents[CARD].text, repo_id)
     planned = Pushed(f"{constants.ENDPOINT}/{repo_id}", "", repo_id, _sizes(contents), tag)
     asked = None if private else hub_base(artifact.recipe.base)
     check_named([*reasons, ASKED] if asked else reasons, despite)
@@ -120,7 +119,7 @@ def push(
     if CARD in tree and CARD in contents and head and not replace_card:
         contents[CARD] = _with_their_card(remote, tree, contents[CARD], head)
     if sign_key is not None and head:
-        contents |= _held(artifact, contents[CARD].text, sign_key, remote, tree, head)
+        contents |= held(artifact, contents[CARD].text, sign_key, remote, tree, head)
     changes = Changes.between(contents, remote, tree, head)
     _check_tag(repo_id, tag, refs.tags, None if changes.needed else head)
 
@@ -203,36 +202,6 @@ class _Commit:
 
     def _is(self, revision: str) -> bool:
         return differing(self.remote.tree(revision), self.contents, self.changes.deleted) is None
-
-
-def _signatures(artifact: Artifact, card: str, key: Path) -> Contents:
-    return {SIGNATURE: Content(signed_files(artifact, key)), CARD_SIGNATURE: Content(signed_card(card, key))}
-
-
-def _held(artifact: Artifact, card: str, key: Path, remote: Remote, tree: Tree, head: str) -> Contents:
-    """The signatures there that are by this key and hold of what is sent: each signing gives other bytes."""
-    found: Contents = {}
-    with tempfile.TemporaryDirectory() as folder:
-        public, file = Path(folder) / "key.pub", Path(folder) / "there.sig"
-        public.write_bytes(public_key(key))
-        for name in (name for name in SIGNATURES if name in tree):
-            file.write_bytes(remote.read(name, head))
-            try:
-                check_card(card, file, public) if name == CARD_SIGNATURE else check_files(artifact, file, public)
-            except SignatureError:
-                continue
-            found[name] = Content(file.read_bytes())
-    return found
-
-
-def _check_signed_card(artifact: Artifact, card: str, repo_id: str) -> None:
-    """Raise UsageError where another generated part would be sent than was signed."""
-    here = artifact.path / CARD
-    if not here.is_file() or generated(here.read_text(encoding="utf-8")) != generated(card):
-        raise UsageError(
-            f"the card was signed otherwise than it would be sent: `unlearn-export card {artifact.path} --repo {repo_id}` "
-            "and sign again, or push with --sign-key"
-        )
 
 
 def _token(repo_id: str) -> str:
