@@ -131,7 +131,10 @@ class HubDouble:
     def fail_next(
         self, path: str, status: int, *, code: str | None = None, times: int = 1, headers: dict[str, str] | None = None
     ) -> None:
-        """Refuse the next requests whose path matches the regular expression, before they have any effect."""
+        """Refuse the next requests whose path matches the regular expression, before they have any effect.
+
+        status: 0 closes the connection without an answer.
+        """
         self._faults += [(re.compile(path), status, code, headers or {})] * times
 
     def alter_next_commit(self, path: str, content: bytes | None) -> None:
@@ -188,6 +191,8 @@ class HubDouble:
         for fault in self._faults:
             if fault[0].search(path):
                 self._faults.remove(fault)
+                if not fault[1]:
+                    raise Dropped
                 raise Refused(fault[1], "arranged by the test", fault[2], headers=fault[3])
 
     def drops(self, when: str) -> bool:

@@ -210,7 +210,8 @@ def test_whether_concepts_were_held_out_is_told_where_a_method_can(tmp_path):
     free["method"] = {"name": "anchor", "options": ANCHOR | {"holdout": []}}
     assert "Held out, so named in none" in render(folder(tmp_path, report=evaluation()))
     assert "No concept was held out" in render(folder(tmp_path, free, none))
-    assert "held out" not in render(folder(tmp_path, few_shot, none)).lower().replace("| held out |", "")
+    body = render(folder(tmp_path, few_shot, none)).split("---\n", 2)[2]
+    assert "held out" not in body.lower().replace("| held out |", "")
 
 
 def test_pictures_are_linked_only_where_they_are(tmp_path):
@@ -236,6 +237,27 @@ def test_the_front_matter_is_what_the_hub_accepts(tmp_path, declared, expected):
     assert ModelCard(text).data.to_dict() == data == ModelCardData(**data).to_dict()
     (tmp_path / "README.md").write_text(text, encoding="utf-8")
     assert metadata_load(tmp_path / "README.md") == data
+
+
+def test_what_was_measured_is_in_the_front_matter_as_the_hub_reads_it(tmp_path):
+    probe = {
+        "seed": 7,
+        "attacks": [{"name": "alias", "access": "prompts", "before": counted(9, 10), "after": counted(1, 10)}],
+    }
+    report = evaluation()
+    artifact = folder(tmp_path, report=report)
+    assert "model-index" not in front(render(folder(tmp_path / "bare")))
+    write_json(tmp_path / "unlearning/probe.json", probe)
+    text = render(artifact, REPO)
+    data = ModelCard(text).data
+    assert data.model_name == "no-pizza" and "model_index" not in data.to_dict()
+    found = {(r.dataset_config, r.metric_name): (r.metric_value, r.metric_args) for r in data.eval_results}
+    for name, seen in report["pipelines"].items():
+        before, after = seen["before"]["others"], seen["after"]["others"]
+        assert found[name, "Others"] == (after["rate"], {"n": after["n"], "before": before["rate"]})
+    assert found["alias", "Concept brought back"] == (0.1, {"n": 10, "before": 0.9})
+    assert len(found) == len(data.eval_results) == 9
+    assert front(text)["model-index"] == data.to_dict()["model-index"]
 
 
 @pytest.mark.parametrize("source", ["demo", "/home/someone/models/sd", "models/sd", "./sd", "~/sd", "C:\\models\\sd"])

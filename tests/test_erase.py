@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+import tiny_pipelines
 import torch
 from PIL import Image
 
@@ -17,6 +18,7 @@ from unlearn_export.errors import BaseError, ImagesError, UsageError
 from unlearn_export.evaluation import drift
 from unlearn_export.evaluation.samples import Ask, draw, with_encoder
 from unlearn_export.images import read_images, sample_images
+from unlearn_export.stages import build
 
 HELD_OUT = ("banana", "frog", "rocket")
 
@@ -137,3 +139,14 @@ def test_bad_pictures_and_bases_are_named(base: Base, tmp_path: Path) -> None:
         load_base("nowhere")
     with pytest.raises(BaseError, match="neither model_index.json nor config.json"):
         load_base(str(tmp_path))
+
+
+def test_the_weights_of_a_base_whose_tokenizer_lies_among_them_stay_behind(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    tiny_pipelines.t5().save_pretrained(base)
+    tiny_pipelines.t5_tokenizer().save_pretrained(base)
+    few = Anchor(steps=1, pool=16, batch=4, keep=0)
+    made = build(load_base(base), [Concept("pizza", anchor="clown")], few, tmp_path / "out", onnx=False)
+    assert (base / "model.safetensors").is_file() and (base / "tokenizer.json").is_file()  # the control: in one folder
+    assert [name for name in made.files() if name.endswith(".safetensors")] == ["text_encoder/model.safetensors"]
+    assert (made.path / "tokenizer/tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()

@@ -99,6 +99,14 @@ def test_a_change_that_the_recipe_does_not_name_is_refused_and_so_is_one_that_la
     refused(folder, f"{key} of the text_encoder .* is its base's own, and the recipe names it as changed")
 
 
+@pytest.mark.parametrize("name", ["text_encoder/model.fp16.safetensors", "tokenizer/model.safetensors", "old.bin"])
+def test_the_bases_weights_beside_the_edited_ones_are_refused(folder: Path, name: str) -> None:
+    assert Artifact.open(folder).verify() > 0  # the control
+    shutil.copyfile(DEMO, folder / name)  # `variant="fp16"` would load the first of them
+    Artifact.open(folder).seal()
+    refused(folder, f"{name} in .* is none of its weights")
+
+
 def test_hashes_that_lack_are_refused(folder: Path) -> None:
     recipe = read_json(folder / RECIPE)
     del recipe["seats"]["text_encoder"]["tensor_sha256"][OTHER]
@@ -133,7 +141,7 @@ def test_the_base_itself_sees_through_a_forged_recipe(folder: Path, number: int)
 
 
 def test_a_push_of_the_bases_own_weights_is_refused_before_any_request(folder: Path) -> None:
-    command = ("push", folder, "owner/name", "--public", "--dry-run")
+    command = ("push", folder, "owner/name", "--public", "--despite", "unmeasured", "--dry-run")
     assert run(*command)[0] == 0  # the control
     shutil.copyfile(DEMO, folder / WEIGHTS)
     Artifact.open(folder).seal()

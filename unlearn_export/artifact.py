@@ -14,11 +14,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from .delta import Delta
 from .errors import ArtifactError, BaseError
 from .measured import Report
-from .provenance import check_against, check_recorded
+from .provenance import check_against, check_delta, check_recorded
 from .recipe import FIRST, FORMAT, Recipe, SeatRecord, check_format, seat_records
-from .weights import Weights
+from .weights import HEAVY, Weights
 
 __all__ = [
     "CARD",
@@ -42,6 +43,13 @@ __all__ = [
 
 RECIPE = "unlearning/recipe.json"
 EVALUATION = "unlearning/evaluation.json"
+PROBE = "unlearning/probe.json"
+GOLDEN = "unlearning/golden.json"
+DELTA = "unlearning/delta.safetensors"
+CERTIFICATE = "unlearning/certificate.json"
+SIGNATURE = "model.sig"
+CARD_SIGNATURE = "unlearning/card.sig"
+SIGNATURES = (SIGNATURE, CARD_SIGNATURE)
 MANIFEST = "unlearning/manifest.json"
 CARD = "README.md"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -55,7 +63,7 @@ class Artifact:
 
     ```
     README.md  LICENSE  NOTICE           the model card, the base's licence, what was changed
-    text_encoder/                        config.json, model.safetensors, model.onnx
+    text_encoder/                        config.json, model.safetensors, model.onnx; of a delta config.json alone
     tokenizer/                           byte-equal to the base's
     unlearning/                          recipe.json, evaluation.json, manifest.json, pictures
     ```
@@ -90,10 +98,30 @@ class Artifact:
         return Report.from_json(read_json(path)) if path.exists() else None
 
     @property
+    def probe(self) -> dict[str, Any] | None:
+        """What attacks achieved, or None where none was tried. Raises ArtifactError where it cannot be read."""
+        path = self.path / PROBE
+        return read_json(path) if path.exists() else None
+
+    @property
     def seats(self) -> dict[str, str]:
         """The folders of its encoders, each with its tokenizer's."""
         first = {name: about["tokenizer"] for name, about in FIRST.items()}
         return {name: seat.tokenizer for name, seat in self._edited.items()} or first
+
+    @property
+    def is_delta(self) -> bool:
+        """Whether it holds what changed in place of the weights (see ``delta``)."""
+        return (self.path / DELTA).is_file() and not any(
+            file for seat in self.seats for file in (self.path / seat).glob("*.safetensors")
+        )
+
+    def need_weights(self) -> None:
+        """Raise ArtifactError where there are none, but only what changed."""
+        if self.is_delta:
+            raise ArtifactError(
+                f"{self.path} holds only what changed: rebuild the encoder with `unlearn-export apply {self.path}`"
+            )
 
     @property
     def has_onnx(self) -> bool:
@@ -106,8 +134,8 @@ class Artifact:
         return sorted(n for n in names if n != ".gitattributes" and not n.startswith(".cache/"))
 
     def hashed(self) -> list[str]:
-        """The files that the manifest covers: all but the manifest itself and the card."""
-        return [name for name in self.files() if name not in (MANIFEST, CARD)]
+        """The files that the manifest covers: all but the manifest itself, the card and signatures."""
+        return [name for name in self.files() if name not in (MANIFEST, CARD, *SIGNATURES)]
 
     def seal(self) -> None:
         """Write the manifest: the sha256 of every file it covers."""
@@ -122,7 +150,7 @@ class Artifact:
         for name in (*REQUIRED, *(f"{seat}/config.json" for seat in self.seats)):
             if not (self.path / name).is_file():
                 raise ArtifactError(f"{name} is missing from {self.path}")
-        weights = self._check_tensors()
+        weights = {} if self.is_delta else self._check_tensors()
         if not (self.path / MANIFEST).is_file():
             raise ArtifactError(f"{MANIFEST} is missing from {self.path}: nothing vouches for its files")
         expected = read_json(self.path / MANIFEST).get("files")
@@ -137,7 +165,14 @@ class Artifact:
                 raise ArtifactError(f"{name} was added to {self.path} after it was sealed")
             if (known.get(name) or sha256(self.path / name)) != expected[name]:
                 raise ArtifactError(f"{name} in {self.path} was altered: its sha256 is not the manifest's")
-        check_recorded(read_json(self.path / RECIPE), weights)
+        graphs = {n for n in present if n.partition("/")[0] in self.seats and n.endswith((".onnx", ".onnx_data"))}
+        for name in sorted({*present} - {*known, *graphs, DELTA}):
+            if name.endswith(HEAVY):
+                raise ArtifactError(
+                    f"{name} in {self.path} is none of its weights: no recipe tells whether it was edited"
+                )
+        recipe = read_json(self.path / RECIPE)
+        check_delta(recipe, Delta.open(self.path / DELTA)) if self.is_delta else check_recorded(recipe, weights)
         return len(present)
 
     def verify_weights(self, base: Mapping[str, Weights] | None = None) -> None:
@@ -145,7 +180,14 @@ class Artifact:
 
         base: its encoders' weights, by seat; None compares with what the recipe records of them.
         """
-        weights, recipe = self._check_tensors(), read_json(self.path / RECIPE)
+        recipe = read_json(self.path / RECIPE)
+        if self.is_delta:
+            delta = Delta.open(self.path / DELTA)
+            check_delta(recipe, delta)
+            if base is not None:
+                delta.edit(base)
+            return
+        weights = self._check_tensors()
         check_recorded(recipe, weights) if base is None else check_against(recipe, weights, base)
 
     def _check_tensors(self) -> dict[str, Weights]:
@@ -207,9 +249,12 @@ def renewed(artifact: Artifact) -> Iterator[Artifact]:
     """A twin of a finished artifact that takes its place when the block ends well: a stage redone, or nothing.
 
     Files are shared with the original until they are replaced, so they must be written by rename, as all are here.
+    Signatures do not come along: they are of what it was before.
     """
     with staged(artifact.path.resolve(), overwrite=True) as folder:
         shutil.copytree(artifact.path, folder, dirs_exist_ok=True, copy_function=_link)
+        for name in SIGNATURES:
+            (folder / name).unlink(missing_ok=True)
         yield Artifact(folder)
 
 

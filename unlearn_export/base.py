@@ -20,6 +20,7 @@ from .families.contract import ReaderContract
 from .families.contracts import contracts_of, nearest, readers_of
 from .families.tokens import Tokens, tokenise
 from .lazy import Lazy
+from .licences import NO_TEXT, PATTERNS, Licence
 from .loading import architecture_of, is_tokenizer, one_line, tokenizer_beside
 from .plugins import found
 from .profile import UNKNOWN, Profile
@@ -31,7 +32,7 @@ from .weights import Weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 HUB_COPIES = ["*.fp16.*", "*.non_ema.*"]  # of the same weights
-ABOUT = ["model_index.json", "config.json", "README.md", "LICENSE*"]
+ABOUT = ["model_index.json", "config.json", "README.md", *PATTERNS]
 DRAWS_AS = {"LatentConsistencyModelPipeline": "StableDiffusionPipeline"}  # the same parts, without its own sampler
 
 
@@ -42,6 +43,7 @@ class Base:
     revision: the commit of a Hub id. kind: the pipeline's class; "" for an encoder alone. Nothing here is ever altered.
     file: of a base that is a single file, what tells it and its configs again.
     license: the identifier that the base declares, "other" where it declares none; license_text: its full text.
+    terms: further files that bind whoever uses it, such as a policy of use, by name.
     """
 
     source: str
@@ -54,6 +56,7 @@ class Base:
     device: str = "cpu"
     open_pipeline: Callable[[Mapping[str, PreTrainedModel]], Any] | None = field(default=None, repr=False)
     file: FileRecord | None = None
+    terms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def seat(self) -> Seat:
@@ -203,8 +206,19 @@ def _local(folder: Path, source: str, revision: str | None, device: str, readers
     seats = {name: replace(seat, contracts=covered(seat, readers)) for name, seat in seats.items()}
     for seat in seats.values():
         _check_complete(source, seat)
-    name, text = _license(licensed)
-    return Base(source, revision, kind, seats, name, text, UNKNOWN, device, open_pipeline)
+    about = Licence.of(licensed)
+    return Base(
+        source,
+        revision,
+        kind,
+        seats,
+        about.name,
+        about.text,
+        UNKNOWN,
+        device,
+        open_pipeline,
+        terms=about.terms,
+    )
 
 
 def _of_file(
@@ -217,8 +231,8 @@ def _of_file(
     base = _local(unpacked, f"./{file.path.name}", None, device, readers)
     about = FileRecord(file.sha256, given if commit else f"./{folder.resolve().name}", commit)
     declared = "no licence" if file.license == "other" else f"the licence {file.license!r}"
-    text = f"The file {file.path.name} declares {declared} and ships no licence text; its terms apply.\n"
-    base = replace(base, license=file.license, license_text=text, file=about)
+    text = f"The file {file.path.name} declares {declared} and {NO_TEXT}; its terms apply.\n"
+    base = replace(base, license=file.license, license_text=text, file=about, terms={})
     if not file.whole:
         return base
 
@@ -402,38 +416,7 @@ def download(source: str, revision: str | None, patterns: Sequence[str]) -> tupl
     if not HUB_ID.fullmatch(source):
         names = ", ".join(f'"{name}"' for name in found("bases"))
         raise BaseError(f"no base {source!r}: give {names}, a diffusers folder, or a Hub id such as owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from .net.download import fetched
 
-    from .hub.endpoint import check_endpoint
-    from .hub.requests import code_of
-
-    check_endpoint()
-    try:
-        folder = Path(
-            snapshot_download(source, revision=revision, allow_patterns=list(patterns), ignore_patterns=HUB_COPIES)
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        at = f" at revision {revision}" if revision else ""
-        told = BaseError(f"cannot get {source}{at}: no such folder, and the Hub says: {str(error).splitlines()[0]}")
-        told.exit_code = code_of(error)
-        raise told from error
+    folder = fetched(source, revision, patterns, ignore=HUB_COPIES, fails_as=BaseError)
     return folder, folder.name  # a snapshot's folder is named after its commit
-
-
-def _license(folder: Path) -> tuple[str, str]:
-    name = "other"
-    card = folder / "README.md"
-    if card.is_file():
-        import yaml
-
-        parts = card.read_text(encoding="utf-8").split("---")
-        try:
-            meta: Any = yaml.safe_load(parts[1]) if len(parts) > 2 else None
-        except yaml.YAMLError:
-            meta = None
-        if isinstance(meta, dict) and isinstance(meta.get("license"), str):
-            name = meta["license"]
-    for file in sorted(folder.glob("LICENSE*")):
-        return name, file.read_text(encoding="utf-8")
-    return name, f"The base model declares the licence {name!r} and ships no licence text; its terms apply.\n"

@@ -3,45 +3,50 @@
 import json
 import re
 import shlex
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from . import phrasing
-from .artifact import CARD, Artifact, read_json, sha256
+from .artifact import CARD, DELTA, Artifact, read_json, sha256
+from .card_front import RATES, metadata, on_hub, public
 from .card_text import marked, merged
 from .concept import Concept
 from .errors import ArtifactError
 from .gates import not_erased
+from .licences import check_licence
 from .measured import Moment, Report
 from .plugins import is_embedded
 from .profile import Profile, profile_of
 from .rates import Rate
-from .recipe import FIRST_CLASS, BaseRecord, Recipe, told
+from .recipe import FIRST_CLASS, Recipe, told
+from .release import REASONS
 
 TEMPLATE = "erased_encoder.md.jinja"  # in the folder of templates, model_cards
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# The identifiers that the Hub knows; any other licence goes by `other`, a name and a link.
-LICENSES = """
-    apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
-    afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
-    cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
-    cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0
-    cdla-permissive-2.0 wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl
-    lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense
-    zlib pddl lgpl-lr deepfloyd-if-license llama2 gemma"""
-RATES = {"erased": "Erased, still seen", "others": "Others", "holdout": "Held out", "styles": "Styles of the others"}
 
 
-def renewed_card(artifact: Artifact, repo_id: str = "", *, replace: bool = False) -> str:
+@dataclass(frozen=True)
+class Published:
+    """What a card tells of how it was published. despite: reasons of ``release`` that whoever published it named.
+
+    license: what the copy is published under; "" is the base's own.
+    """
+
+    despite: tuple[str, ...] = ()
+    license: str = ""
+
+
+def renewed_card(
+    artifact: Artifact, repo_id: str = "", *, replace: bool = False, published: Published | None = None
+) -> str:
     """The card anew, with what somebody wrote around the generated part of the one that the folder has.
 
     replace: without that. Raises what ``render`` does, and ArtifactError where what is there cannot be kept.
     """
-    text, there = render(artifact, repo_id), artifact.path / CARD
+    text, there = render(artifact, repo_id, published), artifact.path / CARD
     if replace or not there.is_file():
         return text
     try:
@@ -50,13 +55,14 @@ def renewed_card(artifact: Artifact, repo_id: str = "", *, replace: bool = False
         raise ArtifactError(f"cannot keep what is in {there}: {error}; mend it, or pass --replace-card") from error
 
 
-def render(artifact: Artifact, repo_id: str = "") -> str:
+def render(artifact: Artifact, repo_id: str = "", published: Published | None = None) -> str:
     """The card as Markdown with YAML front matter; the same folder and ``repo_id`` give the same text.
 
     The body is between two marks (see ``card_text``): what is written outside of them stays when it is rendered again.
 
     repo_id: the Hub id that the usage snippets load from; "" makes them load from a folder called ``out``.
-    Raises ArtifactError where the recipe or the evaluation lacks something that the card tells.
+    Raises ArtifactError where the recipe or the evaluation lacks something that the card tells, and UsageError for a
+    licence that the base's does not let a copy have.
     """
     environment = Environment(
         loader=FileSystemLoader(str(files("model_cards"))),
@@ -74,36 +80,45 @@ def render(artifact: Artifact, repo_id: str = "") -> str:
         "percent": lambda x: f"{100 * x:.2f}%",
     }
     try:
-        return marked(environment.get_template(TEMPLATE).render(_facts(artifact, repo_id)))
+        return marked(environment.get_template(TEMPLATE).render(_facts(artifact, repo_id, published or Published())))
     except (KeyError, UndefinedError) as error:
         raise ArtifactError(f"{artifact.path} lacks what its card must tell: {error}") from error
 
 
-def _facts(artifact: Artifact, repo_id: str) -> dict[str, Any]:
+def _facts(artifact: Artifact, repo_id: str, published: Published) -> dict[str, Any]:
     recipe, report, files = artifact.recipe, artifact.evaluation, artifact.hashed()
     first, source = recipe.concepts[0], recipe.base.source
     profile = profile_of(source)
     pipelines = report.pipelines if report else {}
+    if published.license:
+        check_licence(published.license, recipe.base.license)
+    license = published.license or recipe.base.license
     return {
-        "front": yaml.safe_dump(_metadata(recipe, artifact.has_onnx), sort_keys=False, allow_unicode=True),
-        "repo": repo_id or "out",
-        "is_local": not repo_id,
+        "front": metadata(artifact, license, repo_id).to_yaml().rstrip("\n") + "\n",
+        "despite": [REASONS[reason] for reason in published.despite],
+        "license": license,
+        "terms": [name for name in files if "/" not in name and name not in ("LICENSE", "NOTICE")],
+        "repo": "out" if artifact.is_delta else repo_id or "out",
+        "is_local": artifact.is_delta or not repo_id,
+        "delta": {"from": repo_id or "DELTA", "bytes": (artifact.path / DELTA).stat().st_size}
+        if artifact.is_delta
+        else None,
         "recipe": recipe,
         "concepts": recipe.concepts,
         "names": [c.name for c in recipe.concepts],
         "profile": profile,
         "is_embedded": is_embedded(source),
-        "on_hub": _on_hub(recipe.base),
+        "on_hub": on_hub(recipe.base),
         "open_base": "from_single_file" if recipe.base.file else "from_pretrained",
-        "base": profile.title or _public(source),
+        "base": profile.title or public(source),
         "usage": _usage(artifact, first),
         "modified": [name for name in files if name.endswith(".safetensors")],
         "has_onnx": artifact.has_onnx,
         "prompt": phrasing.example(first.kind, first.name),
         "report": report,
         "not_erased": not_erased(report),
-        "probe": read_json(probe) if (probe := artifact.path / "unlearning/probe.json").is_file() else None,
-        "pipelines": {_public(name): seen for name, seen in pipelines.items()},
+        "probe": artifact.probe,
+        "pipelines": {public(name): seen for name, seen in pipelines.items()},
         "rates": {k: v for k, v in RATES.items() if any(_counted(p.before, k) for p in pipelines.values())},
         "by_concept": sorted({c for p in pipelines.values() for c in p.before.by_concept}),
         "options": {k: _option(v) for k, v in recipe.method.options.items()},
@@ -147,41 +162,15 @@ def _usage(artifact: Artifact, concept: Concept) -> dict[str, Any]:
     }
 
 
-def _metadata(recipe: Recipe, has_onnx: bool) -> dict[str, Any]:
-    """The front matter, as the Hub validates it."""
-    declared = recipe.base.license
-    data: dict[str, Any] = {"license": declared}
-    if declared not in LICENSES.split():
-        slug = re.sub(r"[^a-z0-9.]+", "-", declared.lower()).strip("-")
-        name = "license-of-the-base" if slug in ("", "other", "unknown") else slug
-        data = {"license": "other", "license_name": name, "license_link": "LICENSE"}
-    # Not diffusers: for that the Hub offers DiffusionPipeline.from_pretrained(repo), and there is no pipeline here.
-    data |= {"library_name": "transformers", "pipeline_tag": "feature-extraction"}
-    if _on_hub(recipe.base):
-        data |= {"base_model": recipe.base.source, "base_model_relation": "finetune"}
-    tags = ["unlearning", "concept-erasure", "text-encoder", "text-to-image", "text-to-video", "safetensors"]
-    return data | {"tags": tags + ["onnx"] * has_onnx}
-
-
-def _on_hub(base: BaseRecord) -> bool:
-    """A download records its commit; a folder such as models/sd15, which looks like a Hub id, has none."""
-    return bool(base.revision) and HUB_ID.fullmatch(base.source) is not None
-
-
-def _public(source: str) -> str:
-    """A pipeline's name; of a folder only the last part, since where it lay is nobody's business."""
-    return re.split(r"[/\\]", source.rstrip("/\\"))[-1] if re.match(r"[/\\~.]|\w:", source) else source
-
-
 def _commands(recipe: Recipe, report: Report | None, has_onnx: bool) -> str:
     """The command lines that make this artifact again.
 
     Every hyper-parameter is spelled out, so that the line outlives a change of defaults.
     """
     concepts, base, method = recipe.concepts, recipe.base, recipe.method
-    where = ["--base", _public(base.source)]
+    where = ["--base", public(base.source)]
     if base.file:
-        where += ["--base-config", _public(base.file.config)]
+        where += ["--base-config", public(base.file.config)]
     revision = base.file.config_revision if base.file else base.revision
     where += [*(["--revision", revision] if revision else []), "-o", "out"]
     if len(concepts) > 1:
@@ -214,7 +203,7 @@ def _option(value: Any) -> Any:
 def _evaluate(report: Report, profile: Profile) -> str:
     words = ["unlearn-export", "evaluate", "out", "--seed", str(report.seed)]
     for seen in report.pipelines.values():
-        words += ["--t2v", _public(seen.source)] if seen.source else []
+        words += ["--t2v", public(seen.source)] if seen.source else []
     size = ["--references", "references"] if report.references else []
     for name, default in (("scorer", profile.scorer), ("features", None)):
         judge = (report.judges or {}).get(name)

@@ -20,6 +20,7 @@ KEYS = frozenset(
         "base_model",
         "base_model_relation",
         "tags",
+        "model-index",
     ]
 )
 TAGS = frozenset(
@@ -57,6 +58,21 @@ def marked(generated: str) -> str:
     front = FRONT.match(generated)
     cut = front.end() if front else 0
     return f"{generated[:cut]}\n{START}\n\n{generated[cut:].strip()}\n\n{END}\n"
+
+
+def generated(text: str) -> dict[str, Any]:
+    """What of a card was generated: of its front matter the keys and tags that are, and the body between the marks.
+
+    Raises ValueError for a card without marks, or with front matter that cannot be read.
+    """
+    data, body = _split(text)
+    start, end = body.find(START), body.rfind(END)
+    if not 0 <= start < end:
+        raise ValueError("it is not between marks")
+    front = {key: value for key, value in data.items() if key in KEYS}
+    if isinstance(front.get("tags"), list):
+        front["tags"] = [tag for tag in front["tags"] if tag in TAGS]
+    return {"front": front, "body": body[start : end + len(END)].strip()}
 
 
 def merged(generated: str, existing: str) -> str:

@@ -25,7 +25,7 @@ from .recipe import BaseRecord, Changed, MethodRecord, Recipe, SeatRecord
 from .records import frozen
 from .seat import Seat
 from .streaming import streamed
-from .weights import tensor_digest
+from .weights import HEAVY, tensor_digest
 
 PACKAGES = ("unlearn-export", "torch", "diffusers", "transformers", "safetensors")
 
@@ -149,16 +149,20 @@ def _about(seat: Seat, edit: Edit) -> SeatRecord:
     )
 
 
-def _copy_contents(source: Path, target: Path) -> None:
-    """Copy a folder's files; modes are the umask's, not those of a base that may be private."""
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer's folder; modes are the umask's, not those of a base that may be private. Weights stay behind: the
+    folder may be the encoder's own, and the base's weights have no place in what forgot.
+    """
     for file in sorted(f for f in source.rglob("*") if f.is_file()):
+        if file.suffix in HEAVY or file.name.endswith(".index.json"):
+            continue
         copy = target / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
 
 
 def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
-    """Write every edited encoder and its tokenizer, the recipe, LICENSE and NOTICE into ``folder``.
+    """Write every edited encoder and its tokenizer, the recipe, LICENSE, NOTICE and the base's other terms into ``folder``.
 
     Files, tensor names and dtypes are the base's own: transformers 4 and 5 name tensors differently, and a file with
     the other names loads as random weights in one of them.
@@ -172,10 +176,14 @@ def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
             if file.suffix == ".json" and "index" not in file.name:
                 shutil.copyfile(file, target / file.name)
         seat.weights.write(target, tensors)
-        _copy_contents(seat.tokenizer_folder, folder / seat.tokenizer_name)
+        _copy_tokenizer(seat.tokenizer_folder, folder / seat.tokenizer_name)
         seat.family.complete_tokenizer(folder / seat.tokenizer_name)
     write_json(folder / RECIPE, erased.recipe.to_json())
     write_text(folder / "LICENSE", base.license_text)
+    notices = {name: text for name, text in base.terms.items() if name.upper().partition(".")[0] == "NOTICE"}
+    for name, text in base.terms.items():
+        if name not in notices:
+            write_text(folder / name, text)
     names = ", ".join(c.name for c in erased.recipe.concepts)
     changed = ", ".join(f"{name}/*.safetensors" for name in erased.edit.tensors)
     kept = ", ".join(f"{base.seats[name].tokenizer_name}/ and {name}/config.json" for name in erased.edit.tensors)
@@ -185,5 +193,6 @@ def write_encoder(base: Base, erased: Erased, folder: Path) -> None:
         + (f" at revision {base.revision}" if base.revision else "")
         + f".\nModified: {changed}, so that prompts naming {names} should no longer draw it; {RECIPE} tells how.\n"
         f"Unmodified: {kept}. The base's licence ({base.license}) is in LICENSE\n"
-        "and applies to this copy, with its use restrictions where it has any.\n",
+        "and applies to this copy, with its use restrictions where it has any.\n"
+        + "".join(f"\nThe base's own {name}:\n\n{text.strip()}\n" for name, text in notices.items()),
     )

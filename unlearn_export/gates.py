@@ -1,11 +1,13 @@
 """Figures of merit of an evaluation, and conditions on them that a release pipeline can rely on."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import UsageError
 from .measured import Report
+from .plugins import found
 from .rates import Mean, Rate
 
 MEANING = {
@@ -28,7 +30,9 @@ MEANING = {
     "empty": "1 − how far the text states of the empty prompt moved",
 }
 NOT_ERASED_ABOVE = 0.1  # a concept that is still seen more often is told as a failure, whatever the gates
-CONDITION = re.compile(r"\s*([a-z_]+)\s*>=\s*(\d*\.?\d+)\s*")
+ATTACK = "attack:"
+CONDITION = re.compile(r"\s*(?:([a-z_]+)\s*>=|attack:([\w-]+)\s*<=)\s*(\d*\.?\d+)\s*")
+EXAMPLE = "erasure>=0.95,retain>=0.98,attack:unlearndiff<=0.1"
 
 
 def figures(report: Report) -> dict[str, float | None]:
@@ -77,36 +81,54 @@ def not_erased(report: Report | None) -> float:
 
 @dataclass(frozen=True)
 class Gate:
-    """A figure and the least it must be."""
+    """A figure and the least it must be; or, of a name such as "attack:unlearndiff", how often that may succeed at most."""
 
     figure: str
-    least: float
+    bound: float
 
     @classmethod
     def parse(cls, text: str) -> "list[Gate]":
-        """ "erasure>=0.95,retain>=0.98" → its gates. Raises UsageError for anything else."""
+        """ "erasure>=0.95,attack:unlearndiff<=0.1" → its gates. Raises UsageError for anything else."""
         gates = []
         for part in text.split(",") if text else ():
             match = CONDITION.fullmatch(part)
             if not match:
-                raise UsageError(f"{part.strip()!r} is no gate: write figures and bounds as erasure>=0.95,retain>=0.98")
-            if match[1] not in MEANING:
-                raise UsageError(f"no figure is called {match[1]!r}: choose from {', '.join(MEANING)}")
-            gates.append(cls(match[1], float(match[2])))
+                raise UsageError(f"{part.strip()!r} is no gate: write figures and bounds as {EXAMPLE}")
+            figure, attack, bound = match.groups()
+            if figure and figure not in MEANING:
+                raise UsageError(f"no figure is called {figure!r}: choose from {', '.join(MEANING)}")
+            if attack and attack not in (known := found("attacks")):
+                raise UsageError(f"unknown attack {attack!r}: choose from {', '.join(known)}")
+            gates.append(cls(figure or f"{ATTACK}{attack}", float(bound)))
         return gates
 
 
-def check(report: Report, gates: Iterable[Gate]) -> list[str]:
-    """The gates that are not met, each as one line; a figure that was not measured meets none."""
-    values = figures(report)
+def check(report: Report | None, gates: Iterable[Gate], probe: Mapping[str, Any] | None = None) -> list[str]:
+    """The gates that are not met, each as one line; what was not measured meets none.
+
+    report: None of an artifact that nobody evaluated. probe: unlearning/probe.json, None where nobody attacked it.
+    """
+    values = figures(report) if report else {}
     failed = []
     for gate in gates:
-        value = values[gate.figure]
+        attack = gate.figure.startswith(ATTACK)
+        value = _success(probe, gate.figure.removeprefix(ATTACK)) if attack else values.get(gate.figure)
+        required = f"at {'most' if attack else 'least'} {gate.bound:g} is required"
         if value is None:
-            failed.append(f"{gate.figure} was not measured, at least {gate.least:g} is required")
-        elif value < gate.least:
-            failed.append(f"{gate.figure} is {value:.4f}, at least {gate.least:g} is required")
+            failed.append(f"{gate.figure} was not measured, {required}")
+        elif value > gate.bound if attack else value < gate.bound:
+            failed.append(f"{gate.figure} is {value:.4f}, {required}")
     return failed
+
+
+def _success(probe: Mapping[str, Any] | None, attack: str) -> float | None:
+    """How often an attack brought a concept back from the edit, the worst of the concepts; None where it was not run."""
+    for entry in probe["attacks"] if probe else ():
+        if entry["name"] == attack:
+            targets = (entry.get("targets") or {}).values()
+            rates = [Rate.from_json(part["after"]).told for part in (*targets, entry)]
+            return max((rate for rate in rates if rate is not None), default=None)
+    return None
 
 
 def _ratio(before: Rate | Mean | None, after: Rate | Mean | None) -> float | None:

@@ -8,6 +8,7 @@ seen by ``check_against``, which asks the base itself.
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from .delta import Delta
 from .errors import ArtifactError
 from .recipe import FORMAT, WHERE, seat_records, told
 from .weights import Weights
@@ -50,6 +51,22 @@ def check_against(recipe: Mapping[str, Any], held: Mapping[str, Weights], base: 
             changed = [key for key in changed if weights.tensor_digests.get(key) != own.get(key)]
         _check(name, weights, base[name].tensor_digests, changed)
     _check_edited(any(w.tensor_digests != base[name].tensor_digests for name, w in held.items()))
+
+
+def check_delta(recipe: Mapping[str, Any], delta: Delta) -> None:
+    """Compare what a delta says of itself with what its recipe's JSON records. Raises ArtifactError where they differ."""
+    seats = seat_records(recipe)
+    for name in sorted({*seats, *delta.result}):
+        if name not in seats or name not in delta.result:
+            raise ArtifactError(f"{delta.file} and {WHERE} tell of other encoders: {name} is in one of them only")
+        base, result = seats[name].tensor_sha256, delta.result[name]
+        if dict(base) != dict(delta.base[name]):
+            raise ArtifactError(f"{delta.file} was made of another {name} than {WHERE} tells of")
+        if set(result) != set(seats[name].changed):
+            raise ArtifactError(f"{delta.file} changes other tensors of the {name} than {WHERE} names")
+        for key in sorted(key for key in result if result[key] == base.get(key)):
+            raise ArtifactError(f"{key} of the {name} in {delta.file} is its base's own: nothing was erased there")
+    _check_edited(any(delta.result.values()))
 
 
 def _check(seat: str, weights: Weights, base: Mapping[str, str], changed: Collection[str]) -> None:

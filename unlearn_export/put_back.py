@@ -27,6 +27,7 @@ def put_back(artifact: Artifact, path: Path, out: Path) -> list[str]:
         raise UsageError(f"{out} exists already: choose another name")
     if out.suffix != ".safetensors":
         raise UsageError(f"{out} must end in .safetensors, as what reads it expects")
+    artifact.need_weights()
     file, edited = SingleFile.open(path), told(artifact.recipe.to_json())
     kinds = {name: about.get("architecture", FIRST_CLASS) for name, about in edited.items()}
     seats = {name: Weights.open(artifact.path / name) for name in edited}

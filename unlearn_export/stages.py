@@ -14,9 +14,12 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .artifact import CARD, ONNX, Artifact, renewed, staged, write_text
+from . import golden
+from .artifact import CARD, CARD_SIGNATURE, GOLDEN, ONNX, Artifact, renewed, staged, write_json, write_text
 from .base import Base, load_base
 from .card import renewed_card
+from .card_text import generated as generated_part
+from .certificate import certify
 from .concept import Concept
 from .erase import erase, write_encoder
 from .erasers import Eraser, OnStep
@@ -95,6 +98,8 @@ def build(
         with hooks.stage("erase"):
             erased = erase(base, concepts, method, images=images, seed=seed, seats=seats, on_step=hooks.on_step)
         write_encoder(base, erased, folder)
+        states = golden.record(base.seats, erased.measurable, erased.recipe.concepts, base.device)
+        write_json(folder / GOLDEN, states)
         if onnx and not too_large(base, erased.edit.tensors):
             with hooks.stage("onnx"):
                 for name, encoder in erased.encoders.items():
@@ -170,18 +175,30 @@ def measure(
 def card(artifact: Artifact, repo_id: str = "", *, replace: bool = False) -> str:
     """Render the model card of an existing artifact anew, for ``repo_id`` where it is known. → its text
 
-    What somebody wrote around its generated part stays, unless ``replace``.
+    What somebody wrote around its generated part stays, unless ``replace``. A signature of another generated part goes.
     """
     text = renewed_card(artifact, repo_id, replace=replace)
+    signature, there = artifact.path / CARD_SIGNATURE, artifact.path / CARD
+    if signature.exists() and (
+        not there.is_file() or generated_part(there.read_text(encoding="utf-8")) != generated_part(text)
+    ):
+        signature.unlink()
     write_text(artifact.path / CARD, text)
     return text
 
 
-def base_of(artifact: Artifact, source: str | None = None, config: str | None = None, device: str = "cpu") -> Base:
+def base_of(
+    artifact: Artifact,
+    source: str | None = None,
+    config: str | None = None,
+    device: str = "cpu",
+    *,
+    same_files: bool = True,
+) -> Base:
     """The base that an artifact was made from, with the readers that the edit was fitted to. source: where it is now,
     for one that was a local folder or file. config: where a file's configs are now, for such as were in a local folder.
 
-    Raises ArtifactError where it is not found or has another text encoder.
+    Raises ArtifactError where it is not found or has another text encoder. same_files: without it, the caller compares.
     """
     recipe = artifact.recipe
     made_from = recipe.base
@@ -202,7 +219,7 @@ def base_of(artifact: Artifact, source: str | None = None, config: str | None = 
     if asked := [name for seat in recipe.seats.values() for name in seat.readers if name not in own]:
         base = load_base(where, revision, device, asked, config)
     made = {name: seat.sha256 for name, seat in recipe.seats.items()}
-    for name, digest in (made or {base.seat.name: made_from.text_encoder_sha256}).items():
+    for name, digest in (made or {base.seat.name: made_from.text_encoder_sha256}).items() if same_files else ():
         if name not in base.seats or base.seats[name].weights.fingerprint != digest:
             raise ArtifactError(f"{artifact.path} was made from another text encoder than {where} has")
     return base
@@ -213,6 +230,7 @@ def read_encoders(base: Base, artifact: Artifact, *, whole: bool = True) -> dict
 
     whole: without it large ones are streamed, for whoever looks at states alone.
     """
+    artifact.need_weights()
     encoders = {}
     for name in artifact.seats:
         seat = base.seats.get(name)
@@ -332,10 +350,10 @@ def _label(name: str) -> str:
 
 
 def finish(artifact: Artifact) -> None:
-    """Write the report, the seal over all that is there now, and the card, which lists it."""
+    """Write the report, the statement and the seal over all that is there now, and the card, which lists it."""
     if artifact.evaluation:
         write_report(artifact)
-    artifact.seal()
+    certify(artifact)
     card(artifact)
 
 

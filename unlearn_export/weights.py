@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # artifacts are read by the server's front end too, which has
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+HEAVY = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".onnx_data", ".gguf", ".h5", ".msgpack")  # weights
 CHUNK = 2**20  # bytes read at a time
 DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float64": "F64"}
 

@@ -96,6 +96,11 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
 
 
+def require_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    text = 'Exit with 3 unless met, as "erasure>=0.95,retain>=0.98,attack:unlearndiff<=0.1".'
+    return click.option("--require", default="", metavar="GATES", help=text)(command)
+
+
 def folder_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("folder", type=click.Path(path_type=Path))(command)
 

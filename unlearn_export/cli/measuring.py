@@ -21,6 +21,7 @@ from .common import (
     main,
     print_result,
     quiet_libraries,
+    require_option,
     size_options,
     warn_unless_erased,
 )
@@ -104,7 +105,7 @@ def identify(
 @click.option("--seed", default=1000, type=SEED, help="Of the noise; before and after share it.")
 @click.option("--references", type=click.Path(path_type=Path), help="Folder of protected pictures: copyright metric.")
 @click.option("--features", metavar="MODULE:FACTORY", help="Whose vectors KID compares. [default: the scorer's own]")
-@click.option("--require", default="", metavar="GATES", help='Exit with 3 unless met, as "erasure>=0.95,retain>=0.98".')
+@require_option
 @json_option
 def evaluate(
     folder: Path,
@@ -136,7 +137,7 @@ def evaluate(
     with Bars() as hooks:
         how = Assessment(Size(**size), t2v or None, scorer, references, features, seed)
         report = measure(artifact, how, hooks, source=source, config=config).report
-    failed = check(report, gates)
+    failed = check(report, gates, artifact.probe)
     result = summary(artifact) | {"figures": figures(report), "gates_failed": failed}
     print_result(result, as_json, lambda: evaluation_table(report))
     warn_unless_erased(report)

@@ -1,5 +1,8 @@
-"""Commands on an artifact as a package: export, card, verify, push."""
+"""Commands on an artifact as a package: export, card, push."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +11,19 @@ import click
 
 from ..errors import UsageError
 from ..extras import need_onnx
-from .common import base_option, config_option, folder_argument, json_option, main, print_result, quiet_libraries
+from ..release import REASONS
+from .common import (
+    base_option,
+    folder_argument,
+    json_option,
+    main,
+    print_result,
+    quiet_libraries,
+    require_option,
+)
 
 if TYPE_CHECKING:
+    from ..artifact import Artifact
     from ..hub import Pushed
 
 
@@ -21,7 +34,12 @@ replace_card_option = click.option("--replace-card", is_flag=True, help="Replace
 @folder_argument
 @base_option
 @click.option("--limit-gb", default=12.0, type=click.FloatRange(min=0), help="Largest graph to write, in float32 GB.")
-@click.option("--layout", type=click.Choice(["triton"]), help="Copy the graph that is there into a model repository.")
+@click.option(
+    "--layout",
+    type=click.Choice(["triton", "delta", "cyclonedx"]),
+    help="triton: copy the graph that is there into a model repository. delta: copy all, but of the weights what changed. "
+    "cyclonedx: write a bill of materials.",
+)
 @click.option(
     "--single-file",
     type=click.Path(path_type=Path),
@@ -42,15 +60,17 @@ def export(
 ) -> None:
     """Export an artifact's encoder to ONNX again, gated by parity with torch.
 
-    With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged. With --single-file
-    no graph is written: the file is copied, and the tensors that the edit changed are replaced in the copy.
+    With --layout triton the graph that is there is laid out for Triton and KServe instead, unchanged. With --layout delta
+    the artifact is copied with only what changed in place of its weights: see `apply`. With --layout cyclonedx a CycloneDX
+    1.6 bill of materials is written. With --single-file no graph is written: the file is copied, and the tensors that the
+    edit changed are replaced in the copy.
 
     Example: unlearn-export export out
     """
     if layout and single_file:
         raise UsageError("--layout and --single-file are two exports: a call each")
     if bool(layout or single_file) != bool(out):
-        raise UsageError("--out needs --layout triton or --single-file FILE, and they need it")
+        raise UsageError("--out needs --layout or --single-file FILE, and they need it")
     if not out:
         need_onnx()
     from ..artifact import Artifact
@@ -65,6 +85,26 @@ def export(
         altered = put_back(artifact, single_file, out)
         told = f"{out}: {single_file.name} with {len(altered)} tensors edited"
         print_result({"path": str(out), "tensors": altered}, as_json, lambda: told)
+        return
+    if out is not None and layout == "delta":
+        from ..apply import without_weights
+        from ..stages import base_of
+
+        artifact.verify()
+        small = without_weights(artifact, base_of(artifact, source, config), out)
+        size = sum((small.path / name).stat().st_size for name in small.files())
+        print_result({"path": str(out), "bytes": size}, as_json, lambda: f"{out}: {size:,} bytes")
+        return
+    if out is not None and layout == "cyclonedx":
+        from ..artifact import write_json
+        from ..bom import bill
+
+        artifact.verify()
+        if out.exists():
+            raise UsageError(f"{out} exists already: choose another name")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, bill(artifact))
+        print_result({"path": str(out)}, as_json, lambda: str(out))
         return
     if out is not None:
         from ..onnx.triton import write_repository
@@ -102,42 +142,27 @@ def card(folder: Path, repo: str, replace_card: bool, as_json: bool) -> None:
 
 @main.command()
 @folder_argument
-@click.option("--base", "source", help="Where its base is: compare every tensor with the base itself too.")
-@config_option("where the recipe says")
-@json_option
-def verify(folder: Path, source: str | None, config: str | None, as_json: bool) -> None:
-    """Compare every file of an artifact with its manifest, and every tensor with what its recipe tells of the base.
-
-    The first that differs is named. Weights that are the base's own are refused: nothing was erased from them. A recipe
-    can be forged along with the weights; --base trusts none of it but the names of the tensors that it changes.
-
-    Example: unlearn-export verify out --base demo
-    """
-    if config and not source:
-        raise UsageError("--base-config belongs to --base: give both")
-    from ..artifact import Artifact
-
-    artifact = Artifact.open(folder)
-    count = artifact.verify()
-    said = f"{folder}: {count} files are as they were sealed"
-    if source:
-        from ..stages import base_of
-
-        quiet_libraries()
-        base = base_of(artifact, source, config)
-        artifact.verify_weights({name: seat.weights for name, seat in base.seats.items()})
-        said += f", and the weights are an edit of {source}"
-    print_result({"path": str(folder), "files": count, "base": source}, as_json, lambda: said)
-
-
-@main.command()
-@folder_argument
 @click.argument("repo", metavar="OWNER/NAME")
 @click.option("--public", is_flag=True, help="Make the repository public.")
 @click.option("--create-pr", is_flag=True, help="Open a pull request; into a public repository with --public.")
 @click.option("--tag", help="Tag the commit.")
 @click.option("--message", help="Title of the commit.")
 @click.option("--dry-run", is_flag=True, help="Tell what would be sent, and send nothing.")
+@require_option
+@click.option(
+    "--despite",
+    multiple=True,
+    type=click.Choice(list(REASONS)),
+    help="With --public: what speaks against it and is known to you; the card tells it. Repeatable.",
+)
+@click.option(
+    "--sign-key", type=click.Path(path_type=Path), metavar="FILE", help="Sign what is sent with this key; see `sign`."
+)
+@click.option("--delta-only", is_flag=True, help="Send what changed in place of the weights; see `apply`.")
+@base_option
+@click.option(
+    "--license", default="", metavar="ID", help="Of the copy, where the base's allows one. [default: the base's]"
+)
 @replace_card_option
 @json_option
 def push(
@@ -148,6 +173,13 @@ def push(
     tag: str | None,
     message: str | None,
     dry_run: bool,
+    require: str,
+    despite: tuple[str, ...],
+    license: str,
+    sign_key: Path | None,
+    delta_only: bool,
+    source: str | None,
+    config: str | None,
     replace_card: bool,
     as_json: bool,
 ) -> None:
@@ -155,28 +187,53 @@ def push(
 
     The token comes from HF_TOKEN or the saved login. Files that an earlier push put there and the artifact no longer has
     are deleted; what others put there stays, and so does what they wrote into the card around its generated part.
+    An artifact goes public only if it was measured and is erased, and its base is open and has a licence, or if what is
+    not so is named with --despite.
 
     Example: unlearn-export push out owner/name --tag v1
     """
+    if source and not delta_only:
+        raise UsageError("--base belongs to --delta-only: leave it out, or give both")
     from ..artifact import Artifact
-    from ..card import renewed_card
+    from ..card import Published, renewed_card
+    from ..gates import Gate
     from ..hub import push as push_artifact
 
+    Gate.parse(require)
     artifact = Artifact.open(folder)
-    done = push_artifact(
-        folder,
-        repo,
-        private=not public,
-        create_pr=create_pr,
-        tag=tag,
-        dry_run=dry_run,
-        message=message,
-        card=lambda: renewed_card(artifact, repo),  # its snippets name the repository
-        replace_card=replace_card,
-    )
+    published = Published(despite, license)
+    with _delta_of(artifact, source, config) if delta_only else nullcontext(artifact) as sent:
+        done = push_artifact(
+            sent.path,
+            repo,
+            private=not public,
+            create_pr=create_pr,
+            tag=tag,
+            dry_run=dry_run,
+            message=message,
+            card=lambda: renewed_card(sent, repo, published=published),  # its snippets name the repository
+            replace_card=replace_card,
+            require=require,
+            despite=despite,
+            sign_key=sign_key,
+        )
     print_result(_pushed(done), as_json, lambda: _pushed_text(done))
     if done.changes and done.changes.left:
         click.echo(f"left alone, not of this artifact: {', '.join(done.changes.left)}", err=True)
+
+
+@contextmanager
+def _delta_of(artifact: "Artifact", source: str | None, config: str | None) -> Iterator["Artifact"]:
+    """A copy that has what changed in place of the weights, for as long as it is sent."""
+    quiet_libraries()
+    from ..apply import without_weights
+    from ..stages import base_of
+
+    artifact.verify()
+    artifact.need_weights()
+    base = base_of(artifact, source, config)
+    with tempfile.TemporaryDirectory(prefix="unlearn-export-") as folder:
+        yield without_weights(artifact, base, Path(folder) / "delta")
 
 
 def _pushed(done: "Pushed") -> dict[str, Any]:

@@ -166,6 +166,12 @@ def generate(
 @click.option("--data", default="served", type=click.Path(path_type=Path), help="Folder of the jobs and clips.")
 @click.option("--input", "inputs", **INPUT)  # type: ignore[arg-type]
 @click.option("--keys", type=click.Path(path_type=Path), help="File of keys; without it, loopback only.")
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Serve only what was signed by this key, PEM; see `sign`.",
+)
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", default=8000, type=click.IntRange(0, 65535), help="0 takes a free one.")
 def serve(
@@ -185,6 +191,7 @@ def serve(
     keep_gb: float,
     data: Path,
     keys: Path | None,
+    public_key: Path | None,
     inputs: tuple[str, ...],
     host: str,
     port: int,
@@ -215,6 +222,10 @@ def serve(
         named = what == "pipeline" and where.partition(":")[0] in found("pipelines")
         if "/" not in where and not named and not Path(where).is_dir():
             raise UsageError(f"no {what} at {where}: there is no such folder, and a Hub id is owner/name")
+    if public_key is not None:
+        from ..signature import signed_source
+
+        choices["encoder_revision"] = signed_source(source, choices["encoder_revision"], public_key)
     options = Options(
         folder=data,
         name=t2v.rpartition(":")[2].rstrip("/").rpartition("/")[2] or "t2v",

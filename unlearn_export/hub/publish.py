@@ -11,12 +11,14 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import GitRefInfo
 from huggingface_hub.utils import validate_repo_id
 
-from ..artifact import CARD, Artifact
+from ..artifact import CARD, CARD_SIGNATURE, Artifact
 from ..card_text import reconciled
-from ..errors import AuthenticationError, ConflictError, HubError
-from .endpoint import check_endpoint
-from .remote import Changes, Content, Contents, Remote, Tree, differing, head_of
-from .requests import HUB_ERRORS, WAITS, ask, explained, is_lost, one_line, pause, sent_once, status_of
+from ..errors import AuthenticationError, ConflictError, HubError, UsageError
+from ..net.endpoint import check_endpoint
+from ..net.requests import HUB_ERRORS, WAITS, ask, explained, is_lost, one_line, pause, sent_once, status_of
+from ..release import ASKED, check_gates, check_named, check_release, hub_base, objections
+from .remote import Changes, Content, Contents, Remote, Tree, differing, head_of, is_open
+from .signed import check_signed_card, held, signatures
 
 MESSAGE = "Publish the edited text encoder"
 TAG = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
@@ -58,6 +60,9 @@ def push(
     message: str | None = None,
     card: str | Callable[[], str] | None = None,
     replace_card: bool = False,
+    require: str = "",
+    despite: Sequence[str] = (),
+    sign_key: Path | None = None,
 ) -> Pushed:
     """Publish a finished artifact folder as exactly one commit, and tag that commit where ``tag`` is given.
 
@@ -68,9 +73,14 @@ def push(
     somebody wrote into the card on the Hub outside of its generated part stays, unless ``replace_card``.
     Where the folder is on the Hub already, no commit is made and the newest one is returned. A dry run makes the
     local checks and sends no request at all. Afterwards the commit is read back and compared, by hash and size.
+    require: gates, as ``Gate.parse`` reads them. despite: reasons of ``release.REASONS`` against giving it to everybody
+    that are known to whoever publishes it. The Hub is asked whether a base that came from there is open to everybody;
+    after a dry run that is not known. sign_key: a private key (see ``signature``); what is sent is signed with it, the
+    folder stays as it is, and signatures by it that are there and hold are kept.
 
     The token is HF_TOKEN's or the saved login's. Raises ArtifactError where the folder does not match its manifest,
-    UsageError where the token would travel unencrypted, ConflictError where the head moved meanwhile, the tag is at
+    UsageError where the token would travel unencrypted or a reason does not hold, GateError where a gate is not met or a
+    reason was not named, ConflictError where the head moved meanwhile, the tag is at
     another commit or two cards differ, other HubErrors where the name or tag is unusable, the repo is public and should
     be private (or the reverse), or the Hub refuses, cannot be reached or keeps something else than was sent. Nothing is
     sent before the folder is verified, and nothing is committed before visibility, tag and card are checked.
@@ -78,14 +88,29 @@ def push(
     _check_names(repo_id, tag)
     artifact = Artifact.open(folder)
     artifact.verify()
+    check_gates(artifact, require)
+    reasons = [] if private else objections(artifact)
+    check_release(reasons, despite)
+    if private and despite:
+        raise UsageError("--despite belongs to --public: leave it out, or give both")
     contents: Contents = {name: Content(artifact.path / name) for name in artifact.files()}
     if card is not None:
         contents[CARD] = Content((card if isinstance(card, str) else card()).encode())
+    if sign_key is not None:
+        contents |= signatures(artifact, contents[CARD].text, sign_key)
+    elif CARD_SIGNATURE in contents:
+        check_signed_card(artifact, contents[CARD].text, repo_id)
     planned = Pushed(f"{constants.ENDPOINT}/{repo_id}", "", repo_id, _sizes(contents), tag)
+    asked = None if private else hub_base(artifact.recipe.base)
+    check_named([*reasons, ASKED] if asked else reasons, despite)
     if dry_run:
         return planned
 
     remote = Remote(HfApi(token=_token(repo_id), library_name="unlearn-export"), repo_id)
+    if asked and not is_open(asked):
+        reasons.append(ASKED)
+        check_release(reasons, despite)
+    check_named(reasons, despite)
     ask(repo_id, lambda: remote.api.create_repo(repo_id, private=private, exist_ok=True))
     _check_visibility(repo_id, bool(ask(repo_id, lambda: remote.api.repo_info(repo_id)).private), private)
     refs = remote.refs()
@@ -93,6 +118,8 @@ def push(
     tree = remote.tree(head)
     if CARD in tree and CARD in contents and head and not replace_card:
         contents[CARD] = _with_their_card(remote, tree, contents[CARD], head)
+    if sign_key is not None and head:
+        contents |= held(artifact, contents[CARD].text, sign_key, remote, tree, head)
     changes = Changes.between(contents, remote, tree, head)
     _check_tag(repo_id, tag, refs.tags, None if changes.needed else head)
 
@@ -211,8 +238,7 @@ def _with_their_card(remote: Remote, tree: Tree, ours: Content, head: str) -> Co
     """The card with what somebody wrote around its generated part on the Hub."""
     if ours.is_at(tree[CARD]):
         return ours
-    text = ours.data.decode() if isinstance(ours.data, bytes) else ours.data.read_text(encoding="utf-8")
-    both = reconciled(text, remote.read(CARD, head).decode("utf-8", "replace"))
+    both = reconciled(ours.text, remote.read(CARD, head).decode("utf-8", "replace"))
     if both is None:
         raise ConflictError(
             f"the card of {remote.repo_id} has text of its own, and so has the one here: copy theirs into README.md, or "

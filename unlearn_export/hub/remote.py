@@ -10,8 +10,9 @@ from huggingface_hub import HfApi, hf_hub_url
 from huggingface_hub.hf_api import GitRefInfo, GitRefs, RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
-from ..artifact import CARD, MANIFEST, sha256
-from .requests import HUB_ERRORS, ask, explained
+from ..artifact import CARD, MANIFEST, SIGNATURES, sha256
+from ..errors import AuthenticationError, NotFoundError
+from ..net.requests import HUB_ERRORS, ask, explained
 
 BRANCH = "main"
 Tree = dict[str, RepoFile]
@@ -26,6 +27,11 @@ class Content:
     @cached_property
     def size(self) -> int:
         return len(self.data) if isinstance(self.data, bytes) else self.data.stat().st_size
+
+    @property
+    def text(self) -> str:
+        """As UTF-8."""
+        return self.data.decode() if isinstance(self.data, bytes) else self.data.read_text(encoding="utf-8")
 
     @cached_property
     def sha256(self) -> str:
@@ -115,6 +121,8 @@ class Changes:
         listed = remote.published(tree, revision) if revision and others else {}
 
         def is_ours(name: str) -> bool:
+            if name in SIGNATURES and listed:
+                return True  # of what was published there, which this one is not
             if name not in listed or name in (CARD, MANIFEST):
                 return False
             lfs = tree[name].lfs
@@ -130,6 +138,17 @@ class Changes:
             deleted,
             tuple(name for name in others if name not in deleted),
         )
+
+
+def is_open(repo_id: str) -> bool:
+    """Whether everybody may read a repository, without a token and without being let in.
+
+    Raises HubError where the Hub does not say.
+    """
+    try:
+        return not ask(repo_id, lambda: HfApi(token=False).model_info(repo_id)).gated
+    except (NotFoundError, AuthenticationError):
+        return False
 
 
 def head_of(branches: list[GitRefInfo]) -> str | None:

@@ -22,9 +22,9 @@ from ..errors import EncoderError, HubError, UsageError
 from ..families import architectures, family_of
 from ..families.contract import ReaderContract, differences
 from ..families.contracts import contracts_of, nearest
-from ..hub.endpoint import check_endpoint
-from ..hub.requests import code_of
 from ..loading import one_line, quiet
+from ..net.endpoint import check_endpoint
+from ..net.requests import code_of
 from ..plugins import found
 from ..weights import INDEX, SINGLE, Weights
 from .dropin import TABLES, Facts, Readers, check_drop_in, in_files, named, stored

@@ -10,12 +10,12 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HTTPError
 from transformers import PreTrainedModel
 
-from ..artifact import MANIFEST, RECIPE, Artifact, read_json, sha256
+from ..artifact import DELTA, MANIFEST, RECIPE, Artifact, read_json, sha256
 from ..errors import ArtifactError, EncoderError, HubError, UsageError
 from ..families import architectures, class_of
-from ..hub.endpoint import check_endpoint
-from ..hub.requests import code_of
 from ..loading import load_torch, one_line, quiet
+from ..net.endpoint import check_endpoint
+from ..net.requests import code_of
 from ..recipe import told
 from .dropin import check_drop_in
 from .ort import OrtTextEncoder, open_session
@@ -61,6 +61,7 @@ def load_encoder(
     revision: str | None = None,
     provider: str | None = None,
     like: PreTrainedModel | None = None,
+    base: str | Path | None = None,
 ) -> PreTrainedModel:
     """Load a text encoder, complete and unaltered or not at all; of several in one artifact, the first.
 
@@ -69,6 +70,7 @@ def load_encoder(
     backend: "torch" gives the class that config.json names; "onnx" an OrtTextEncoder that is called the same way,
     on the execution ``provider`` (default CPUExecutionProvider).
     like: the encoder that this one will replace; it must pass ``check_drop_in``.
+    base: for an artifact that holds only what changed, its base, as ``load_base`` takes it; on torch alone.
 
     Raises EncoderError for tensors that are missing, unexpected, of another shape or not finite, ArtifactError for
     altered files, HubError for a failed download, DependencyError where the provider cannot be had.
@@ -77,6 +79,8 @@ def load_encoder(
     about: Mapping[str, Any] = {}
     if isinstance(source, PreTrainedModel):
         encoder = source
+    elif base is not None:
+        encoder, about = _of_delta(source, str(base), backend, revision)
     else:
         where = locate(source, backend, revision)
         seat, folder = next(iter(where.folders.items()))
@@ -84,6 +88,28 @@ def load_encoder(
     if like is not None:
         check_drop_in(encoder, like, about.get("changed"))
     return encoder
+
+
+def _of_delta(
+    source: str | Path, base: str, backend: Backend, revision: str | None
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """→ the base's first encoder with the edit in it, in the base's dtype, and what the recipe tells of it"""
+    from ..base import load_base
+    from ..delta import Delta
+
+    if backend != "torch":
+        raise UsageError("a delta has no graph: apply it and export one, or take the backend torch")
+    root = Path(source) if Path(source).is_dir() else _downloaded(source, revision, ["unlearning/*.json", DELTA])
+    artifact = Artifact.open(root)
+    artifact.verify() if Path(source).is_dir() else artifact.verify_weights()
+    if not artifact.is_delta:
+        raise UsageError(f"{source} is whole, and its base is not needed: leave base out")
+    seats = load_base(base).seats
+    edit = Delta.open(root / DELTA).edit({name: seat.weights for name, seat in seats.items()})
+    name = next(iter(artifact.seats))
+    encoder = load_torch(seats[name].folder, seats[name].architecture)
+    edit.only(name).apply({name: encoder})
+    return encoder, told(read_json(root / RECIPE))[name]
 
 
 def load_folder(
@@ -113,23 +139,27 @@ def locate(source: str | Path, backend: Backend = "torch", revision: str | None 
     path = Path(source)
     if path.is_dir():
         return _within(path)
-    if path.exists() or not HUB_ID.fullmatch(str(source)):
-        raise EncoderError(f"no text encoder at {source}: give an artifact folder, a text_encoder folder or owner/name")
-    check_endpoint()
-    patterns = ["unlearning/*.json", "text_encoder*/*.json", *HUB_FILES[backend]]
-    try:
-        root = Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
-    except (HTTPError, OSError, ValueError) as error:
-        told = HubError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}")
-        told.exit_code = code_of(error)
-        raise told from error
+    root = _downloaded(source, revision, ["unlearning/*.json", DELTA, "text_encoder*/*.json", *HUB_FILES[backend]])
     if (root / MANIFEST).is_file():
         _verify_present(root)
     if (root / RECIPE).is_file():
         artifact = Artifact.open(root)
+        artifact.need_weights()
         artifact.verify_weights()
         return Found({seat: root / seat for seat in artifact.seats}, read_json(root / RECIPE))
     return Found(_seats_in(root) or {"text_encoder": root / "text_encoder"})
+
+
+def _downloaded(source: str | Path, revision: str | None, patterns: list[str]) -> Path:
+    if Path(source).exists() or not HUB_ID.fullmatch(str(source)):
+        raise EncoderError(f"no text encoder at {source}: give an artifact folder, a text_encoder folder or owner/name")
+    check_endpoint()
+    try:
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
+    except (HTTPError, OSError, ValueError) as error:
+        told = HubError(f"cannot fetch {source}@{revision or 'main'}: {one_line(error)}")
+        told.exit_code = code_of(error)
+        raise told from error
 
 
 def _within(path: Path) -> Found:
@@ -138,6 +168,7 @@ def _within(path: Path) -> Found:
     if (root / "unlearning").is_dir():
         artifact = Artifact.open(path)
         artifact.verify()
+        artifact.need_weights()
         return Found({seat: path / seat for seat in artifact.seats}, read_json(root / RECIPE))
     if seats := _seats_in(path):
         return Found(seats)

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from ..errors import UncoveredWarning, UnlearnExportError
-from ..hub.endpoint import check_endpoint
 from ..loading import one_line, quiet
+from ..net.endpoint import check_endpoint
 from ..plugins import found
 from ..profile import UNKNOWN, Profile
 from .check import Held, Source, calm, check_source, coverage, edits, load_registered, place, registered

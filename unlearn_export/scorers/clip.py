@@ -161,15 +161,6 @@ def _folder(source: str) -> tuple[Path, str]:
     repo, _, revision = source.partition("@")
     if not HUB_ID.fullmatch(repo):
         raise BaseError(f"no CLIP model {source!r}: give a folder, or a Hub id such as owner/name")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from ..net.download import fetched
 
-    from ..hub.endpoint import check_endpoint
-
-    check_endpoint()
-    try:
-        return Path(snapshot_download(repo, revision=revision or None, allow_patterns=HUB_FILES)), source
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseError(
-            f"cannot get {source}: no such folder, and the Hub says: {str(error).splitlines()[0]}"
-        ) from error
+    return fetched(repo, revision or None, HUB_FILES, fails_as=BaseError), source

@@ -38,6 +38,8 @@ HUB_ERRORS = (HTTPError, OSError, ValueError, RuntimeError)
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try, where the Hub asks for none
 LONGEST = 60.0  # seconds that a Hub may ask for: a longer wait is the user's to decide on
 BUSY = (429, 500, 502, 503, 504)
+# What transports call a connection that ended before the answer did; one that was never made is not among them.
+DROPPED = ("RemoteProtocolError", "ReadError", "WriteError", "ReadTimeout", "WriteTimeout", "ChunkedEncodingError")
 ONCE = re.compile(
     r"/(commit|validate-yaml)(/|$)"
 )  # of what making a commit sends, the requests that the client sends once
@@ -46,7 +48,7 @@ Sleep = Callable[[float], None]
 
 
 def ask(repo_id: str, request: Callable[[], T], *, sleep: Sleep = time.sleep) -> T:
-    """The answer to a request that the client sends once, tried up to five times while the Hub is busy.
+    """The answer to a request that the client sends once, tried up to five times while the Hub is busy or hangs up.
 
     The request must do no harm twice. Raises HubError in place of the client's own errors.
     """
@@ -63,12 +65,22 @@ def ask(repo_id: str, request: Callable[[], T], *, sleep: Sleep = time.sleep) ->
 
 def pause(error: BaseException, wait: float | None) -> float | None:
     """Seconds until a failed request may be tried again: as long as the Hub asks for, else ``wait``; None for never."""
-    if wait is None or (status_of(error) not in BUSY and not isinstance(error, json.JSONDecodeError)):
+    if wait is None:
+        return None
+    if is_dropped(error):
+        return wait
+    if status_of(error) not in BUSY and not isinstance(error, json.JSONDecodeError):
         return None  # a gateway's page in place of an answer is no JSON
     asked = _retry_after(error)
     if asked is None:
         return wait
     return asked if asked <= LONGEST else None
+
+
+def is_dropped(error: BaseException) -> bool:
+    """Whether the Hub hung up on a request that had reached it."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return not names.isdisjoint(DROPPED) or "Connection aborted" in str(error)
 
 
 def sent_once(error: BaseException) -> bool:
