@@ -21,10 +21,12 @@ class Row:
 ROWS = {
     "anchor": Row("anchor", "the states of another thing, solved for"),
     "robust": Row("robust", "the same, against attackers in embedding space"),
-    "few-shot": Row("few-shot", "ascent on the denoiser's loss, other prompts retained"),
+    "few-shot": Row(
+        "few-shot", "the concept's guidance turned around, other prompts retained", {"keep": "10", "steps": "100"}
+    ),
     "paper": Row(
         "few-shot",
-        "the same by the papers' recipe: eight steps, whatever they do (Fuchi & Takagi 2024)",
+        "ascent on the denoiser's loss by the papers' recipe: eight steps, whatever they do (Fuchi & Takagi 2024)",
         {"steps": "8", "stop": "1000", "keep": "0"},
     ),
 }
