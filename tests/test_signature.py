@@ -176,11 +176,13 @@ def test_the_server_refuses_what_is_not_signed(
     begun: list[str | None] = []
     monkeypatch.setattr("serving.server.serve", lambda engine, *_, **__: begun.append(engine.settings.encoder_revision))
 
-    def serve(source: Path | str) -> tuple[str | Path, ...]:
-        return ("serve", source, "--t2v", "demo:t2v-unet3d", "--data", tmp_path, "--public-key", keys / "key.pub")
+    def serve(*sources: Path | str) -> tuple[str | Path, ...]:
+        return ("serve", *sources, "--t2v", "demo:t2v-unet3d", "--data", tmp_path, "--public-key", keys / "key.pub")
 
     with client.here():
         refused("is not signed", *serve(unsigned))
+        refused("is not signed", *serve(folder, unsigned))
+        refused("--public-key takes folders", *serve(folder, REPO), code=2)
         assert begun == [] and run(*serve(folder))[0] == 0 and begun == [None]
         assert run("push", unsigned, REPO)[0] == 0
         refused("is not signed", *serve(REPO))

@@ -222,10 +222,6 @@ def serve(
         named = what == "pipeline" and where.partition(":")[0] in found("pipelines")
         if "/" not in where and not named and not Path(where).is_dir():
             raise UsageError(f"no {what} at {where}: there is no such folder, and a Hub id is owner/name")
-    if public_key is not None:
-        from ..signature import signed_source
-
-        choices["encoder_revision"] = signed_source(source, choices["encoder_revision"], public_key)
     options = Options(
         folder=data,
         name=t2v.rpartition(":")[2].rstrip("/").rpartition("/")[2] or "t2v",
@@ -239,6 +235,15 @@ def serve(
     source, *others = sources
     if others and choices["encoder_revision"]:
         raise UsageError("--encoder-revision is of one SOURCE: leave it out, or serve them apart")
+    if public_key is not None:
+        from ..signature import signed_source
+
+        for each in sources:
+            if others and not Path(each).is_dir():
+                raise UsageError(
+                    f"{each}: of several SOURCES --public-key takes folders: download it, or serve it apart"
+                )
+            choices["encoder_revision"] = signed_source(each, choices["encoder_revision"], public_key)
     settings = Settings(source, t2v, more=named_by_folder(others), inputs=pairs(inputs), **choices)
     patience = Patience(deadline=max_seconds)
     engine = LocalEngine(settings, devices, max_batch=max_batch, patience=patience)
