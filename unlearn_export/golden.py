@@ -29,7 +29,7 @@ from .weights import Weights
 FORMAT = 1
 SHADOWS = 4  # numbers that are kept of each position's state
 TOLERANCE = 1e-3  # relative; backends in float32 were seen 1e-5 apart, an edit moves a concept's states by 1e-1
-PLAIN = ("a photo of a dog", "")
+PLAIN = (phrasing.picture_of("dog"), "")
 
 
 @dataclass(frozen=True)

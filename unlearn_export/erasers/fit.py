@@ -19,7 +19,7 @@ from ..seat import Seat
 from .options import check_range, option
 from .prompts import Prompts, places, reaches
 from .ridge import Ridge
-from .training import EXACT, Pin, alike, only_trainable, relative_steps, stored_like
+from .training import EXACT, Pin, only_trainable, relative_steps, stored_like
 
 CHECKS = 10  # times that the fit is looked at
 PADDING = 8  # positions of a row's padding that stand for all of it in the solve
@@ -286,7 +286,7 @@ class Fit:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * calm * self._schedule(step)
             reading = self.readings[step % len(self.readings)]
-            loss = self._loss(reading, *self._rows(reading))
+            loss = self._loss(reading, *self._rows(reading.pool))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -299,12 +299,11 @@ class Fit:
                     optimizer.state.clear()
                     best.restore()
 
-    def _rows(self, reading: Reading) -> tuple[Tensor, Tensor]:
-        """A step's rows of a reading's pool: about the concepts, and about other things; all of about one length."""
-        apart, lengths = self.batch, reading.tokens.mask.sum(1)
-        n, at = reading.pool, float(torch.rand((), generator=self.generator))
-        i = apart + alike(lengths[apart:n], self.batch, at, self.generator)
-        j = 2 * apart + alike(lengths[n + 2 * apart : 3 * n], 2 * self.batch, at, self.generator)
+    def _rows(self, n: int) -> tuple[Tensor, Tensor]:
+        """A step's rows of a pool of n: about the concepts, and about other things."""
+        apart = self.batch
+        i = apart + torch.randint(n - apart, (self.batch,), generator=self.generator)
+        j = 2 * apart + torch.randint(2 * n - 2 * apart, (2 * self.batch,), generator=self.generator)
         return i, j
 
 

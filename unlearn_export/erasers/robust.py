@@ -20,7 +20,7 @@ from .attackers import Attackers, Direction, Ground
 from .fit import LARGE, SMALL, Best, Fit, Reading, counted, positions
 from .options import check_range, option
 from .prompts import Prompts, reaches
-from .training import CLOSE, relative_steps
+from .training import CLOSE, alike, relative_steps
 
 PROMPTS = 256  # to attack in, of each number of words
 
@@ -167,7 +167,7 @@ class _UnderAttack(Fit):
                 rows, vectors = attackers.random(max(1, self.batch // 2))
                 length = self._length(attackers.ground.tokens[rows], self.readings[which].contract)
                 loss = loss + o.free * attackers.lost(rows, vectors, length)
-            loss = loss + self._loss(self.readings[which], *self._rows(self.readings[which]))
+            loss = loss + self._loss(self.readings[which], *self._alike(self.readings[which]))
             if not math.isfinite(loss.item()):
                 raise DivergedError(
                     f"the fit of {self.seat.name} diverged after {step} steps: nothing was written; "
@@ -179,3 +179,11 @@ class _UnderAttack(Fit):
             self.pin.apply()
             self._tell(loss.item())
         best.take(self._check())
+
+    def _alike(self, reading: Reading) -> tuple[Tensor, Tensor]:
+        """A step's rows: about the concepts, and about other things; all of about one length."""
+        apart, lengths = self.batch, reading.tokens.mask.sum(1)
+        n, at = reading.pool, float(torch.rand((), generator=self.generator))
+        i = apart + alike(lengths[apart:n], self.batch, at, self.generator)
+        j = 2 * apart + alike(lengths[n + 2 * apart : 3 * n], 2 * self.batch, at, self.generator)
+        return i, j
