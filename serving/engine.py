@@ -297,8 +297,8 @@ class LocalEngine:
             first = waiting[0]
             mates = [t for t in waiting if t.request.shape == first.request.shape and not t.alone]
             share = math.ceil(len(mates) / sum(w.state == "idle" for w in self.workers))
-            most = max(1, min(self.max_batch, worker.room // first.request.pixels))
-            batch = [first] if first.alone else mates[: int(min(share, most))]
+            most = max(1, int(min(self.max_batch, worker.room / first.request.pixels)))
+            batch = [first] if first.alone else mates[: min(share, most)]
             early = first.queued + self.window - time.monotonic()
             if self._company and not first.alone and len(mates) < most and early > 0:
                 left = early

@@ -153,9 +153,9 @@ class _Ascent:
         self.without = self._at([""] * len(which), None)
 
     def loss(self, n: int, *, away: bool) -> tuple[Tensor, float]:
-        """→ what is to fall, on n pictures under noise and at times drawn anew, and the concept's own loss, which is to rise.
+        """→ what is to fall, on n pictures under noise and at times drawn anew, and the loss to tell.
 
-        away: whether it is to rise any further.
+        away: whether the concept is to be driven any further; the plain ascent always is, for it stops instead.
         """
         which = torch.randint(len(self.latents), (n,), generator=self.generator)
         said = self._said(which)
