@@ -494,7 +494,7 @@ class HubHandler(Handler):
                 "downloads": 0,
                 "likes": 0,
                 "tags": (card or {}).get("tags") or [],
-                "cardData": card or {},
+                "cardData": {k: v for k, v in (card or {}).items() if k != "model-index"},  # too deep for read_card
                 "siblings": siblings,
             }
         )
